@@ -1,0 +1,1 @@
+"""The gateway: HTTP in, a durable log out."""

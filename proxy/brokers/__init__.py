@@ -1,0 +1,1 @@
+"""The brokers behind the gateway, one module each."""

@@ -1,0 +1,323 @@
+"""Every setting of the gateway: its variable, type, default and meaning.
+
+`Config.from_environ()` is the only reader of the environment. A value it cannot take raises `errors.BadSetting`,
+which names the variable and says what it must be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from proxy.errors import BadSetting
+from proxy.parsers import (
+    Network,
+    flag,
+    inbox,
+    networks,
+    number,
+    one_of,
+    patterns,
+    template,
+    text,
+    urls,
+    whole,
+    words,
+)
+
+_DATA = Path("data")
+DEFAULT_CONNECTION_TOKEN = "memphis"  # noqa: S105 - what everybody knows, so good for 127.0.0.1 only
+
+
+def _setting(
+    env: str, parse: Callable[[str], Any], default: Any, meaning: str, *, secret: bool = False, shown: str = ""
+) -> Any:
+    metadata = {"env": env, "parse": parse, "meaning": meaning, "secret": secret, "shown": shown}
+    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one gateway, as `README.md` lists them. Secrets are not in its `repr`."""
+
+    broker_url: tuple[str, ...] = _setting(
+        "BROKER_URL",
+        urls,
+        (),
+        "The broker: `nats://host:4222`, `tls://host:4222` or `memphis://host:6666`, or a list with commas. "
+        "Empty: a broker of its own is started (embedded).",
+    )
+    memphis_host: str = _setting(
+        "MEMPHIS_HOST", text, "", "Host of a Memphis broker; stands for `BROKER_URL=memphis://<host>:6666`."
+    )
+    root_user: str = _setting(
+        "ROOT_USER",
+        text,
+        "",
+        "User that the gateway itself logs on as: readiness is judged by it. Producing does not need it. "
+        "The name of the embedded broker's user.",
+        shown="none (embedded: `root`)",
+    )
+    connection_token: str = _setting(
+        "CONNECTION_TOKEN",
+        text,
+        "",
+        "Connection token of `ROOT_USER`, and of the embedded broker's user.",
+        secret=True,
+        shown="none (embedded: `memphis`)",
+    )
+    root_password: str = _setting(
+        "ROOT_PASSWORD",
+        text,
+        "",
+        "Password of `ROOT_USER`, where the broker wants one in place of a connection token.",
+        secret=True,
+    )
+    user_pass_based_auth: bool = _setting(
+        "USER_PASS_BASED_AUTH", flag, True, "Memphis brokers: log on by user and password, not by connection token."
+    )
+    root_ca_path: str = _setting("ROOT_CA_PATH", text, "", "CA certificates (PEM) that the broker's one must be from.")
+    client_cert_path: str = _setting("CLIENT_CERT_PATH", text, "", "Client certificate (PEM) shown to the broker.")
+    client_key_path: str = _setting("CLIENT_KEY_PATH", text, "", "Key (PEM) of the client certificate.")
+    allow_open_broker: bool = _setting(
+        "ALLOW_OPEN_BROKER", flag, False, "Take a broker that lets everyone in. Then a token proves nothing."
+    )
+    broker_inbox_prefix: str = _setting(
+        "BROKER_INBOX_PREFIX", inbox, "_INBOX", "First tokens of the subjects on which users receive acks."
+    )
+    data_dir: Path = _setting(
+        "DATA_DIR",
+        Path,
+        Path("data"),
+        "Where the embedded broker keeps messages, and generated secrets.",
+        shown="`./data`",
+    )
+    embedded_port: int = _setting(
+        "EMBEDDED_PORT", whole(0, 65535), 4222, "Port of the embedded broker on 127.0.0.1; a free one if it is taken."
+    )
+
+    http_host: str = _setting(
+        "HTTP_HOST",
+        text,
+        "",
+        "Address to listen on. With the embedded broker's default credentials only 127.0.0.1 is allowed.",
+        shown="`0.0.0.0` (default credentials: `127.0.0.1`)",
+    )
+    http_port: int = _setting(
+        "HTTP_PORT", whole(0, 65535), 4444, "Port to listen on. `PORT`, which platforms set, wins over it."
+    )
+    web_concurrency: int = _setting("WEB_CONCURRENCY", whole(1, 256), 1, "Worker processes; one for each core is good.")
+    graceful_timeout_seconds: float = _setting(
+        "GRACEFUL_TIMEOUT_SECONDS", number(1, 3600), 30.0, "How long a stopping worker may finish what runs."
+    )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        "TRUSTED_PROXIES",
+        networks,
+        (),
+        "Networks (or `*`) whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed: "
+        "they decide client addresses and Secure cookies.",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        "CORS_ORIGINS",
+        words,
+        ("*",),
+        "Origins whose pages may call the gateway. Listed ones may use the refresh cookie; `*` never does.",
+    )
+    max_body_bytes: int = _setting(
+        "MAX_BODY_BYTES", whole(1, 1 << 30), 8 << 20, "Largest request body in bytes; larger ones get 413 unread."
+    )
+    max_batch_messages: int = _setting("MAX_BATCH_MESSAGES", whole(1, 1_000_000), 10_000, "Most messages in one batch.")
+    forward_headers: tuple[str, ...] = _setting(
+        "FORWARD_HEADERS",
+        patterns,
+        ("content-type", "msg-*", "x-*", "ce-*", "webhook-*"),
+        "Request headers stored with a message; `*` at the end stands for any rest. Secrets are never stored.",
+    )
+
+    jwt_secret: str = _setting(
+        "JWT_SECRET",
+        text,
+        "",
+        "Secret that access tokens are signed with, 32 bytes or more; the same in all replicas.",
+        secret=True,
+        shown="none (embedded: generated, kept in `DATA_DIR`)",
+    )
+    jwt_secret_previous: str = _setting(
+        "JWT_SECRET_PREVIOUS", text, "", "The secret before the last change: still verifies.", secret=True
+    )
+    refresh_jwt_secret: str = _setting(
+        "REFRESH_JWT_SECRET",
+        text,
+        "",
+        "Secret that refresh tokens are signed with.",
+        secret=True,
+        shown="derived from `JWT_SECRET`",
+    )
+    refresh_jwt_secret_previous: str = _setting(
+        "REFRESH_JWT_SECRET_PREVIOUS", text, "", "The one before it: still verifies.", secret=True
+    )
+    jwt_expires_in_minutes: int = _setting(
+        "JWT_EXPIRES_IN_MINUTES", whole(1, 1_000_000), 15, "Lifetime of an access token."
+    )
+    refresh_jwt_expires_in_minutes: int = _setting(
+        "REFRESH_JWT_EXPIRES_IN_MINUTES", whole(1, 1_000_000), 300, "Lifetime of a refresh token."
+    )
+    max_token_expiry_in_minutes: int = _setting(
+        "MAX_TOKEN_EXPIRY_IN_MINUTES", whole(1, 1_000_000), 43_200, "Longest lifetime that a client may ask for."
+    )
+
+    produce_timeout_seconds: float = _setting(
+        "PRODUCE_TIMEOUT_SECONDS", number(1, 300), 10.0, "How long a produce is tried before its answer is 503 or 504."
+    )
+    max_sessions: int = _setting(
+        "MAX_SESSIONS",
+        whole(1, 100_000),
+        1024,
+        "Most broker connections of a worker, one a user; idle ones give way.",
+    )
+    session_idle_seconds: float = _setting(
+        "SESSION_IDLE_SECONDS", number(1, 86_400), 300.0, "A broker connection unused for so long is closed."
+    )
+    max_logons: int = _setting("MAX_LOGONS", whole(1, 1000), 16, "Most log-ons at once in a worker, else 503.")
+    max_pending_messages: int = _setting(
+        "MAX_PENDING_MESSAGES", whole(1, 10_000_000), 20_000, "Most messages on their way in a worker, else 503."
+    )
+    max_pending_bytes: int = _setting(
+        "MAX_PENDING_BYTES", whole(1, 1 << 40), 256 << 20, "Most bytes on their way in a worker, else 503."
+    )
+
+    subject_template: str = _setting(
+        "SUBJECT_TEMPLATE", template, "{station}.final", "Subject of a station, for streams laid out otherwise."
+    )
+    auto_create_stations: bool | None = _setting(
+        "AUTO_CREATE_STATIONS", flag, None, "Create an absent station at the first produce.", shown="off (embedded: on)"
+    )
+    station_max_age_seconds: int = _setting(
+        "STATION_MAX_AGE_SECONDS", whole(0, 10**9), 604_800, "Created stations drop messages of that age; 0: never."
+    )
+    station_max_bytes: int = _setting(
+        "STATION_MAX_BYTES", whole(0, 1 << 50), 0, "Created stations drop their oldest messages above it; 0: no limit."
+    )
+    station_replicas: int = _setting("STATION_REPLICAS", whole(1, 5), 1, "Copies of each message in created stations.")
+    duplicate_window_seconds: float = _setting(
+        "DUPLICATE_WINDOW_SECONDS",
+        number(0.1, 10**6),
+        120.0,
+        "How long created stations know a de-duplication id; assumed where a user may not look.",
+    )
+
+    log_level: str = _setting(
+        "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "Least important lines that are logged."
+    )
+    access_log_sample: float = _setting(
+        "ACCESS_LOG_SAMPLE",
+        number(0, 1),
+        1.0,
+        "Share of successful requests that get a log line; others always do.",
+    )
+    debug: bool = _setting("DEBUG", flag, False, "The same as `LOG_LEVEL=debug`.")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the gateway runs a broker of its own."""
+        return not self.broker_url
+
+    @property
+    def root_secret(self) -> str:
+        """What `ROOT_USER` proves itself with; empty when none is set."""
+        return self.connection_token or self.root_password
+
+    @property
+    def default_credentials(self) -> bool:
+        """Whether the embedded broker has the connection token that everybody knows."""
+        return self.embedded and self.connection_token == DEFAULT_CONNECTION_TOKEN
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Config:
+        """Reads and checks all settings. Raises `BadSetting`."""
+        values = {}
+        for field in dataclasses.fields(cls):
+            text = _read(environ, field)
+            if text != "":
+                values[field.name] = _parse(field, text)
+        if environ.get("PORT"):
+            values["http_port"] = _parse_as("PORT", whole(0, 65535), environ["PORT"])
+        config = cls(**values)._settled()
+        config._check(environ)
+        return config
+
+    def _settled(self) -> Config:
+        """Fills in what follows from other settings."""
+        changes: dict[str, Any] = {}
+        if self.memphis_host and not self.broker_url:
+            changes["broker_url"] = _parse_as("MEMPHIS_HOST", urls, f"memphis://{self.memphis_host}:6666")
+        if not self.broker_url and not changes:
+            changes["root_user"] = self.root_user or "root"
+            changes["connection_token"] = self.root_secret or DEFAULT_CONNECTION_TOKEN
+        if self.auto_create_stations is None:
+            changes["auto_create_stations"] = not (self.broker_url or self.memphis_host)
+        if self.debug:
+            changes["log_level"] = "debug"
+        settled = dataclasses.replace(self, **changes)
+        host = settled.http_host or ("127.0.0.1" if settled.default_credentials else "0.0.0.0")  # noqa: S104
+        return dataclasses.replace(settled, http_host=host)
+
+    def _check(self, environ: Mapping[str, str]) -> None:
+        """Refuses settings that are each fine and dangerous or senseless together."""
+        if self.default_credentials and self.http_host not in ("127.0.0.1", "::1", "localhost"):
+            raise BadSetting("CONNECTION_TOKEN", "set to one of your own when HTTP_HOST is not 127.0.0.1")
+        if environ.get("PORT") and self.embedded and not environ.get("DATA_DIR"):
+            raise BadSetting(
+                "BROKER_URL",
+                "set to your broker, or DATA_DIR to a disk that is kept: "
+                "PORT is set as platforms do, and their own disk forgets acknowledged messages",
+            )
+        if not self.embedded and not self.jwt_secret:
+            raise BadSetting("JWT_SECRET", "set, the same in all replicas, 32 bytes or more")
+        if bool(self.client_cert_path) != bool(self.client_key_path):
+            raise BadSetting("CLIENT_KEY_PATH", "set together with CLIENT_CERT_PATH")
+
+
+def _read(environ: Mapping[str, str], field: dataclasses.Field[Any]) -> str:
+    """The text of a setting; a secret may stand in the file that `<NAME>_FILE` names."""
+    env: str = field.metadata["env"]
+    path = environ.get(f"{env}_FILE", "") if field.metadata["secret"] else ""
+    if environ.get(env) or not path:
+        return environ.get(env, "")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip("\r\n")
+    except (OSError, UnicodeDecodeError):
+        raise BadSetting(f"{env}_FILE", "a file with the secret, which can be read") from None
+
+
+def _parse(field: dataclasses.Field[Any], text: str) -> Any:
+    return _parse_as(field.metadata["env"], field.metadata["parse"], text)
+
+
+def _parse_as(env: str, parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise BadSetting(env, str(error)) from None
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, for `README.md`."""
+    lines = ["| Variable | Default | Meaning |", "| --- | --- | --- |"]
+    for field in dataclasses.fields(Config):
+        shown = field.metadata["shown"] or _shown(field.default)
+        name = f"`{field.metadata['env']}`" + (" (or `_FILE`)" if field.metadata["secret"] else "")
+        lines.append(f"| {name} | {shown} | {field.metadata['meaning']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(default: Any) -> str:
+    if default == "" or default == ():
+        return "none"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, tuple):
+        return "`" + ", ".join(default) + "`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"

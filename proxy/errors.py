@@ -1,0 +1,344 @@
+"""Everything that can go wrong, one class for each situation that a caller can tell apart.
+
+    Exception
+    ├── BadSetting                       a setting stops the start
+    └── GatewayError                     becomes an answer through `to_response`
+        ├── BadRequest              400
+        │   ├── BadBody                  not the JSON, UTF-8 or shape that was asked for
+        │   ├── BadStationName
+        │   ├── BadHeader                a header that cannot be stored, or a bad Idempotency-Key
+        │   └── SchemaViolation          the station's schema refuses the payload
+        ├── Unauthorized            401
+        ├── Forbidden               403  the broker denies this user this
+        ├── RouteNotFound           404
+        ├── StationNotFound         404
+        ├── MethodNotAllowed        405
+        ├── SlowBody                408
+        ├── LengthRequired          411
+        ├── TooLarge                413  body, message or batch
+        ├── UnsupportedMediaType    415
+        ├── KeyReused               422  the Idempotency-Key belongs to another message
+        ├── HeadersTooLarge         431
+        ├── Internal                500  unexpected; the log has the details
+        ├── Unavailable             503
+        │   ├── Overloaded               a bounded queue is full
+        │   ├── Stopping                 this worker is on its way out
+        │   ├── BrokerAway               no connection to the broker
+        │   ├── BrokerRefused            the broker answered that it cannot store this now
+        │   └── OpenBroker               the broker lets everyone in
+        ├── AckTimeout              504  sent, and not answered in time
+        └── BatchFailed                  some messages of a batch failed; its status follows from theirs
+
+Every error says whether the message was stored (`stored`) and whether repeating the request is safe (`repeat`).
+`to_response` is the one place where an error becomes a body, and where the unexpected is logged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from http import HTTPStatus
+from typing import Any, Literal
+
+import structlog
+
+Stored = Literal["no", "unknown", "partly"]
+Repeat = Literal["never", "safe", "with-key"]
+Headers = list[tuple[str, str]]
+
+
+class BadSetting(Exception):
+    """A setting that the gateway cannot start with: `variable`, and what it must be."""
+
+    def __init__(self, variable: str, must: str) -> None:
+        super().__init__(f"{variable} must be {must}")
+        self.variable = variable
+
+
+class GatewayError(Exception):
+    """A refusal or failure with its HTTP status, and the truth about the message.
+
+    `message` says what is wrong and what to do; `fields` are added to the body of the answer.
+    """
+
+    status = 500
+    stored: Stored = "no"
+    repeat: Repeat = "never"
+    default = "something went wrong"
+
+    def __init__(self, message: str = "", **fields: Any) -> None:
+        super().__init__(message or self.default)
+        self.message = message or self.default
+        self.fields = fields
+
+    @property
+    def code(self) -> str:
+        """The name of the situation, as in `station-not-found`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def headers(self) -> Headers:
+        """Response headers that belong to this error."""
+        return []
+
+
+class BadRequest(GatewayError):
+    """The request is wrong; sending it again will not help."""
+
+    status = 400
+    default = "the request cannot be understood"
+
+
+class BadBody(BadRequest):
+    """The body is not the JSON, UTF-8 or shape that this route takes."""
+
+
+class BadStationName(BadRequest):
+    """No station can have this name."""
+
+    default = (
+        "a station name has 1 to 128 letters, digits, '_', '-' and '.', and begins and ends with a letter or digit"
+    )
+
+
+class BadHeader(BadRequest):
+    """A request header cannot be stored as a message header, or is no de-duplication id."""
+
+
+class SchemaViolation(BadRequest):
+    """The station's schema refuses the payload."""
+
+
+class Unauthorized(GatewayError):
+    """No valid token, or wrong credentials. What exactly was wrong is never told."""
+
+    status = 401
+    default = "Unauthorized"
+
+    def headers(self) -> Headers:
+        """The challenge that RFC 9110 asks for."""
+        return [("WWW-Authenticate", "Bearer")]
+
+
+class Forbidden(GatewayError):
+    """The broker does not let this user do this."""
+
+    status = 403
+    default = "the broker does not allow this user to do this"
+
+
+class RouteNotFound(GatewayError):
+    """There is no such route."""
+
+    status = 404
+    default = "there is no such route; see the links at /"
+
+
+class StationNotFound(GatewayError):
+    """The broker says that no such station exists."""
+
+    status = 404
+    default = "there is no such station"
+
+
+class MethodNotAllowed(GatewayError):
+    """The route exists and does not take this method; `allowed` are those it takes."""
+
+    status = 405
+    default = "this route does not take that method"
+
+    def __init__(self, message: str = "", *, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+    def headers(self) -> Headers:
+        """The methods that the route takes."""
+        return [("Allow", ", ".join(sorted(self.allowed)))] if self.allowed else []
+
+
+class SlowBody(GatewayError):
+    """The body did not arrive in time."""
+
+    status = 408
+    repeat = "safe"
+    default = "the request did not arrive in time"
+
+
+class LengthRequired(GatewayError):
+    """A body without a length."""
+
+    status = 411
+    default = "send a Content-Length, or the body in chunks"
+
+
+class TooLarge(GatewayError):
+    """A body, message or batch above the limit."""
+
+    status = 413
+    default = "the body is too large"
+
+
+class UnsupportedMediaType(GatewayError):
+    """A content type that this route does not take."""
+
+    status = 415
+
+
+class KeyReused(GatewayError):
+    """The Idempotency-Key was used for another message."""
+
+    status = 422
+    default = "this Idempotency-Key was used for a message with other bytes; take a new key for a new message"
+
+
+class HeadersTooLarge(GatewayError):
+    """More header bytes or fields than the gateway takes."""
+
+    status = 431
+    default = "the request's headers are too large"
+
+
+class Internal(GatewayError):
+    """Something that nobody expected; whether the message was stored is not known."""
+
+    status = 500
+    stored = "unknown"
+    repeat = "with-key"
+    default = "something went wrong here; the gateway's log tells more under this request_id"
+
+
+class Unavailable(GatewayError):
+    """Nothing was stored, and trying again later may work. `retry_after` is in seconds."""
+
+    status = 503
+    repeat = "safe"
+    retry_after = 1
+
+    def headers(self) -> Headers:
+        """When to come back."""
+        return [("Retry-After", str(self.retry_after))]
+
+
+class Overloaded(Unavailable):
+    """A bounded queue is full."""
+
+    default = "the gateway has as much under way as it takes; try again shortly"
+
+
+class Stopping(Unavailable):
+    """This worker is stopping, or has not started."""
+
+    default = "this worker is stopping; try again"
+
+
+class BrokerAway(Unavailable):
+    """There is no connection to the broker."""
+
+    default = "the broker cannot be reached; nothing was stored"
+    retry_after = 2
+
+
+class BrokerRefused(Unavailable):
+    """The broker answered, and the answer is that it did not store this."""
+
+    default = "the broker refused to store the message"
+    retry_after = 2
+
+
+class OpenBroker(Unavailable):
+    """The broker lets everyone in, so tokens would prove nothing."""
+
+    default = "the broker takes any credentials; set up its authentication (or ALLOW_OPEN_BROKER=true)"
+    retry_after = 10
+
+
+class AckTimeout(GatewayError):
+    """Sent to the broker, and no answer came in time: it may be stored."""
+
+    status = 504
+    stored = "unknown"
+    repeat = "with-key"
+    default = "the broker did not confirm in time; repeat the request with the same Idempotency-Key"
+
+
+class BatchFailed(GatewayError):
+    """Some or all messages of a batch failed; `failures` are (index, error) in order."""
+
+    def __init__(self, total: int, failures: list[tuple[int, GatewayError]], **fields: Any) -> None:
+        super().__init__(f"{len(failures)} of {total} messages failed", **fields)
+        self.status = _batch_status([error for _, error in failures])
+        self.stored, self.repeat = _batch_truth(total, [error for _, error in failures])
+        self.fields |= {
+            "errors": [error.message for _, error in failures],
+            "fail": len(failures),
+            "sent": total - len(failures),
+            "failed": [_failed(index, error) for index, error in failures],
+        }
+
+    def headers(self) -> Headers:
+        """When to come back, where coming back may help."""
+        return [("Retry-After", "1")] if self.status == HTTPStatus.SERVICE_UNAVAILABLE else []
+
+
+def _batch_status(errors: list[GatewayError]) -> int:
+    """One status for many errors: the one they share, else 504 before 503 before 400."""
+    statuses = {error.status for error in errors}
+    if len(statuses) == 1 and statuses & {401, 403, 404, 413, 503}:
+        return statuses.pop()
+    if any(error.stored == "unknown" for error in errors):
+        return 504
+    return 503 if 503 in statuses else 400
+
+
+def _batch_truth(total: int, errors: list[GatewayError]) -> tuple[Stored, Repeat]:
+    if len(errors) < total:
+        return "partly", "with-key"
+    unknown = any(error.stored == "unknown" for error in errors)
+    if unknown:
+        return "unknown", "with-key"
+    return "no", "safe" if any(error.repeat == "safe" for error in errors) else "never"
+
+
+def _failed(index: int, error: GatewayError) -> dict[str, Any]:
+    entry = {"index": index, "error": error.message, "stored": error.stored, "status": error.status}
+    return {**entry, **{k: v for k, v in error.fields.items() if k == "violations"}}
+
+
+def to_response(
+    error: BaseException, *, accept: str = "", request_id: str = "", path: str = ""
+) -> tuple[int, Headers, bytes]:
+    """The answer to a failed request: status, headers and JSON body (RFC 9457 where `accept` asks for it).
+
+    What is no `GatewayError` was not expected: it is logged with the request id, and answered without detail.
+    """
+    if not isinstance(error, GatewayError):
+        structlog.get_logger().error("unexpected", request_id=request_id, exc_info=error)
+        error = Internal()
+    body = {**error.fields, "stored": error.stored, "repeat": error.repeat, "request_id": request_id, "success": False}
+    content_type = "application/json"
+    if _wants_problem(accept):
+        content_type = "application/problem+json"
+        body |= {"type": f"urn:stations:error:{error.code}", "title": _phrase(error.status)}
+        body |= {"status": error.status, "detail": error.message}
+    else:
+        body["error"] = error.message
+        if error.status == HTTPStatus.UNAUTHORIZED or path.startswith("/auth"):
+            body["message"] = error.message
+    headers = [("Content-Type", content_type), ("Cache-Control", "no-store"), *error.headers()]
+    return error.status, headers, encode(body)
+
+
+def encode(body: Any) -> bytes:
+    """JSON as all our answers are written: keys in order, no blanks, one line."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _wants_problem(accept: str) -> bool:
+    for item in accept.lower().split(","):
+        media, _, rest = item.partition(";")
+        if media.strip() == "application/problem+json" and not re.search(r"q=0(\.0*)?\s*(;|$)", rest):
+            return True
+    return False
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase

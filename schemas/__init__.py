@@ -1,0 +1,1 @@
+"""What request and response bodies look like, one module for each blueprint."""
