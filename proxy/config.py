@@ -14,20 +14,23 @@ from typing import Any
 from proxy.errors import BadSetting
 from proxy.parsers import (
     Network,
+    bracketed,
     flag,
+    host,
     inbox,
     networks,
     number,
     one_of,
+    origins,
     patterns,
+    readable_file,
     template,
     text,
     urls,
     whole,
-    words,
 )
 
-_DATA = Path("data")
+_LARGEST_SECRET = 64 << 10
 DEFAULT_CONNECTION_TOKEN = "memphis"  # noqa: S105 - what everybody knows, so good for 127.0.0.1 only
 
 
@@ -50,7 +53,7 @@ class Config:
         "Empty: a broker of its own is started (embedded).",
     )
     memphis_host: str = _setting(
-        "MEMPHIS_HOST", text, "", "Host of a Memphis broker; stands for `BROKER_URL=memphis://<host>:6666`."
+        "MEMPHIS_HOST", host, "", "Host of a Memphis broker; stands for `BROKER_URL=memphis://<host>:6666`."
     )
     root_user: str = _setting(
         "ROOT_USER",
@@ -78,9 +81,13 @@ class Config:
     user_pass_based_auth: bool = _setting(
         "USER_PASS_BASED_AUTH", flag, True, "Memphis brokers: log on by user and password, not by connection token."
     )
-    root_ca_path: str = _setting("ROOT_CA_PATH", text, "", "CA certificates (PEM) that the broker's one must be from.")
-    client_cert_path: str = _setting("CLIENT_CERT_PATH", text, "", "Client certificate (PEM) shown to the broker.")
-    client_key_path: str = _setting("CLIENT_KEY_PATH", text, "", "Key (PEM) of the client certificate.")
+    root_ca_path: str = _setting(
+        "ROOT_CA_PATH", readable_file, "", "CA certificates (PEM) that the broker's one must be from."
+    )
+    client_cert_path: str = _setting(
+        "CLIENT_CERT_PATH", readable_file, "", "Client certificate (PEM) shown to the broker."
+    )
+    client_key_path: str = _setting("CLIENT_KEY_PATH", readable_file, "", "Key (PEM) of the client certificate.")
     allow_open_broker: bool = _setting(
         "ALLOW_OPEN_BROKER", flag, False, "Take a broker that lets everyone in. Then a token proves nothing."
     )
@@ -100,7 +107,7 @@ class Config:
 
     http_host: str = _setting(
         "HTTP_HOST",
-        text,
+        host,
         "",
         "Address to listen on. With the embedded broker's default credentials only 127.0.0.1 is allowed.",
         shown="`0.0.0.0` (default credentials: `127.0.0.1`)",
@@ -109,6 +116,12 @@ class Config:
         "HTTP_PORT", whole(0, 65535), 4444, "Port to listen on. `PORT`, which platforms set, wins over it."
     )
     web_concurrency: int = _setting("WEB_CONCURRENCY", whole(1, 256), 1, "Worker processes; one for each core is good.")
+    gunicorn_worker_class: str = _setting(
+        "GUNICORN_WORKER_CLASS",
+        one_of("gevent", "gevent_pywsgi", "gthread", "proxy.server.Worker"),
+        "gevent",
+        "Kind of worker process: `gevent`, `gevent_pywsgi`, `gthread` or `proxy.server.Worker`.",
+    )
     graceful_timeout_seconds: float = _setting(
         "GRACEFUL_TIMEOUT_SECONDS", number(1, 3600), 30.0, "How long a stopping worker may finish what runs."
     )
@@ -121,7 +134,7 @@ class Config:
     )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",
-        words,
+        origins,
         ("*",),
         "Origins whose pages may call the gateway. Listed ones may use the refresh cookie; `*` never does.",
     )
@@ -239,9 +252,9 @@ class Config:
         """Reads and checks all settings. Raises `BadSetting`."""
         values = {}
         for field in dataclasses.fields(cls):
-            text = _read(environ, field)
-            if text != "":
-                values[field.name] = _parse(field, text)
+            value = _read(environ, field)
+            if value != "":
+                values[field.name] = _parse_as(field.metadata["env"], field.metadata["parse"], value)
         if environ.get("PORT"):
             values["http_port"] = _parse_as("PORT", whole(0, 65535), environ["PORT"])
         config = cls(**values)._settled()
@@ -252,7 +265,7 @@ class Config:
         """Fills in what follows from other settings."""
         changes: dict[str, Any] = {}
         if self.memphis_host and not self.broker_url:
-            changes["broker_url"] = _parse_as("MEMPHIS_HOST", urls, f"memphis://{self.memphis_host}:6666")
+            changes["broker_url"] = (f"memphis://{bracketed(self.memphis_host)}:6666",)
         if not self.broker_url and not changes:
             changes["root_user"] = self.root_user or "root"
             changes["connection_token"] = self.root_secret or DEFAULT_CONNECTION_TOKEN
@@ -287,18 +300,21 @@ def _read(environ: Mapping[str, str], field: dataclasses.Field[Any]) -> str:
     if environ.get(env) or not path:
         return environ.get(env, "")
     try:
-        return Path(path).read_text(encoding="utf-8").strip("\r\n")
+        with open(path, encoding="utf-8") as file:
+            secret = file.read(_LARGEST_SECRET).strip("\r\n")
     except (OSError, UnicodeDecodeError):
-        raise BadSetting(f"{env}_FILE", "a file with the secret, which can be read") from None
+        secret = ""
+    if not secret:
+        raise BadSetting(f"{env}_FILE", "a file with the secret in it, which can be read")
+    return secret
 
 
-def _parse(field: dataclasses.Field[Any], text: str) -> Any:
-    return _parse_as(field.metadata["env"], field.metadata["parse"], text)
-
-
-def _parse_as(env: str, parse: Callable[[str], Any], text: str) -> Any:
+def _parse_as(env: str, parse: Callable[[str], Any], value: str) -> Any:
     try:
-        return parse(text)
+        value.encode()
+        return parse(value)
+    except UnicodeEncodeError:
+        raise BadSetting(env, "text in UTF-8") from None
     except ValueError as error:
         raise BadSetting(env, str(error)) from None
 

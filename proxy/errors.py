@@ -40,8 +40,6 @@ import re
 from http import HTTPStatus
 from typing import Any, Literal
 
-import structlog
-
 Stored = Literal["no", "unknown", "partly"]
 Repeat = Literal["never", "safe", "with-key"]
 Headers = list[tuple[str, str]]
@@ -311,6 +309,8 @@ def to_response(
     What is no `GatewayError` was not expected: it is logged with the request id, and answered without detail.
     """
     if not isinstance(error, GatewayError):
+        import structlog  # here, as it imports asyncio, which gunicorn's master must not have before workers patch it
+
         structlog.get_logger().error("unexpected", request_id=request_id, exc_info=error)
         error = Internal()
     body = {**error.fields, "stored": error.stored, "repeat": error.repeat, "request_id": request_id, "success": False}

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -33,10 +35,10 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     """Makes the parser of a whole number from `low` to `high`."""
 
     def parse(value: str) -> int:
-        message = f"a whole number from {low} to {high}"
-        if not value.strip().isascii() or not value.strip().isdigit() or not low <= int(value) <= high:
-            raise ValueError(message)
-        return int(value)
+        digits = value.strip()
+        if not digits.isascii() or not digits.isdigit() or len(digits) > 20 or not low <= int(digits) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(digits)
 
     return parse
 
@@ -62,8 +64,51 @@ def words(value: str) -> tuple[str, ...]:
 
 
 def patterns(value: str) -> tuple[str, ...]:
-    """Takes a list of header patterns, in lower case."""
-    return tuple(word.lower() for word in words(value))
+    """Takes a list of header names in lower case, where `*` at the end of one stands for any rest."""
+    patterns = tuple(word.lower() for word in words(value))
+    if not patterns or any(re.fullmatch(r"[!#$%&'+.^_`|~0-9a-z-]*\*?", pattern) is None for pattern in patterns):
+        raise ValueError("a list of header names, where * may stand at the end, as in content-type, x-*")
+    return patterns
+
+
+def origins(value: str) -> tuple[str, ...]:
+    """Takes `*` or a list of web origins, in lower case as browsers send them."""
+    origins = tuple(word.lower() for word in words(value))
+    if not origins or any(re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin) is None for origin in origins):
+        raise ValueError("* or a list of origins without path, as in https://shop.example, http://127.0.0.1:3000")
+    return origins
+
+
+def readable_file(value: str) -> str:
+    """Takes the path of a file that can be read."""
+    try:
+        with open(value, "rb"):
+            return value
+    except OSError as error:
+        raise ValueError(f"a file that can be read; {value!r}: {error.strerror}") from None
+
+
+def host(value: str) -> str:
+    """Takes one host name or address; an IPv6 address may stand in brackets and loses them."""
+    name = value.strip()
+    if name.startswith("[") and name.endswith("]"):
+        name = str(ipaddress.IPv6Address(name[1:-1])) if _is_ipv6(name[1:-1]) else ""
+    if not _is_ipv6(name) and not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", name):
+        raise ValueError("the name or address of one host, without port")
+    return name
+
+
+def bracketed(host: str) -> str:
+    """Writes a host as it stands in a URL: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _is_ipv6(value: str) -> bool:
+    try:
+        ipaddress.IPv6Address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -83,15 +128,22 @@ def urls(value: str) -> tuple[str, ...]:
     urls: list[str] = []
     for word in words(value):
         scheme = urls[0].partition("://")[0] if urls else "nats"
-        url = word if "://" in word else f"{scheme}://{word}"
-        if url.partition("://")[0] not in BROKER_SCHEMES or not url.partition("://")[2] or "@" in url:
-            raise ValueError(
-                "nats://host:4222, tls://host:4222 or memphis://host:6666, or a list of them, without user"
-            )
-        urls.append(url)
-    if len({url.partition("://")[0] for url in urls}) > 1:
+        urls.append(_server(word if "://" in word else f"{scheme}://{word}"))
+    if len({url.partition("://")[0] for url in urls}) != 1:
         raise ValueError("a list of servers of one scheme")
     return tuple(urls)
+
+
+def _server(url: str) -> str:
+    """One server's URL, its scheme in lower case."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in BROKER_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.path not in ("", "/") or "@" in url or parts.query or parts.fragment:
+        raise ValueError("nats://host:4222, tls://host:4222 or memphis://host:6666, or a list of them, without user")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def networks(value: str) -> tuple[Network, ...]:
@@ -106,13 +158,19 @@ def networks(value: str) -> tuple[Network, ...]:
 
 def template(value: str) -> str:
     """Takes the subject of a station, `{station}` standing for its name."""
-    if value.count("{station}") != 1 or any(c in value for c in " *>\t\r\n") or value.startswith(("$", ".")):
+    rest = value.replace("{station}", "station", 1)
+    if "{station}" not in value or any(c in rest for c in "{}") or not _is_subject(rest):
         raise ValueError("a subject with {station} in it once and no wildcard")
     return value
 
 
 def inbox(value: str) -> str:
     """Takes the first tokens of a reply subject."""
-    if not value or any(c in value for c in " *>\t\r\n") or value.startswith("$") or value.endswith("."):
+    if not _is_subject(value):
         raise ValueError("a subject prefix without wildcard, as in _INBOX")
     return value
+
+
+def _is_subject(value: str) -> bool:
+    """Whether one could publish to it: no empty token, wildcard or blank, and none of the server's own (`$...`)."""
+    return all(value.split(".")) and not value.startswith("$") and not any(c in value for c in " *>\t\r\n")

@@ -1,0 +1,135 @@
+"""How gunicorn runs the gateway: its settings, the embedded broker around the workers, the bridge inside each worker.
+
+SIGHUP replaces the workers (they read settings and secret files anew) and leaves the broker alone. SIGUSR2, which
+starts a second master beside the first, works with `BROKER_URL` only: the embedded broker's data has one owner.
+"""
+
+import contextlib
+import math
+import os
+import resource
+import signal
+import sys
+
+from proxy.brokers import embedded
+from proxy.config import Config
+from proxy.errors import BadSetting, GatewayError
+from proxy.gunicorn_log import Log
+from proxy.parsers import bracketed
+
+_START_SECONDS = 10.0
+_STOP_SECONDS = 2.0
+_MOST_FILES = 1 << 20
+
+try:
+    _config = Config.from_environ(os.environ)
+except BadSetting as error:
+    sys.exit(f"stations: {error}")
+
+bind = f"{bracketed(_config.http_host)}:{_config.http_port}"
+workers = _config.web_concurrency
+worker_class = _config.gunicorn_worker_class
+worker_connections = 20_000
+threads = 64  # of the gthread worker
+graceful_timeout = math.ceil(_config.graceful_timeout_seconds)
+timeout = 60  # a worker that shows no sign of life for so long is replaced
+keepalive = 75  # longer than the 60 s after which common load balancers close idle connections
+limit_request_line = 8190
+limit_request_fields = 100
+limit_request_field_size = 8190
+
+# The application alone judges X-Forwarded-*, by TRUSTED_PROXIES.
+forwarded_allow_ips = ""
+secure_scheme_headers = {}
+forwarder_headers = ""
+
+logger_class = Log
+loglevel = {"debug": "info", "info": "warning"}.get(_config.log_level, _config.log_level)
+accesslog = None  # the application writes it
+
+# Its socket needs a writable HOME, and its thread would run in the master, which forks.
+control_socket_disable = True
+if os.access("/dev/shm", os.W_OK):  # noqa: S108 - on a disk, the workers' signs of life wait for it
+    worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+def on_starting(server):
+    """In the master, before anything else: many connections are allowed, the embedded broker is started."""
+    _allow_many_files()
+    server.broker = None
+    if not _config.embedded:
+        return
+    try:
+        server.broker = embedded.start(_config)
+        if not server.broker.await_ready(_START_SECONDS):
+            _say(f"The embedded broker is not ready yet; its log: {server.broker.data_dir}/nats-server.log")
+    except BadSetting as error:
+        sys.exit(f"stations: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def when_ready(server):
+    """In the master, once it listens: says where, and how to try it."""
+    port = server.LISTENERS[0].sock.getsockname()[1]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(_config.http_host, _config.http_host)  # noqa: S104
+    url = f"http://{bracketed(host)}:{port}"
+    _say(f"Stations listens on {url}")
+    _say(
+        f"Messages are kept in {server.broker.data_dir}"
+        if server.broker
+        else f"Broker: {', '.join(_config.broker_url)}"
+    )
+    _say(_how_to_try(url))
+
+
+def post_fork(server, worker):
+    """In a new worker: it must not keep the broker of a killed master alive."""
+    if server.broker:
+        server.broker.forget()
+
+
+def post_worker_init(worker):
+    """In a worker that has loaded the application: starts its connection to the broker; a failure stops the gateway."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, which tells the workers, once
+    try:
+        worker.wsgi.extensions["stations"].start(_START_SECONDS)
+    except (BadSetting, GatewayError) as error:
+        _say(f"stations: {error}", sys.stderr)
+        sys.exit(3)  # gunicorn's code for a worker that cannot boot
+
+
+def worker_exit(server, worker):
+    """In a worker that has answered its last request (or in the master, for one that is gone)."""
+    if hasattr(worker, "wsgi"):
+        worker.wsgi.extensions["stations"].stop(_STOP_SECONDS)
+
+
+def on_exit(server):
+    """In the master, after the last worker."""
+    if server.broker:
+        server.broker.stop()
+
+
+def _allow_many_files():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _how_to_try(url):
+    user, token = (
+        ("root", _config.connection_token) if _config.default_credentials else ("<user>", "<connection token>")
+    )
+    return f"""Try it:
+  TOKEN=$(curl -s {url}/auth/authenticate -H 'Content-Type: application/json' \\
+    -d '{{"username": "{user}", "connection_token": "{token}"}}' | sed -E 's/.*"jwt": ?"([^"]*)".*/\\1/')
+  curl {url}/stations/orders/produce/single -H "Authorization: Bearer $TOKEN" \\
+    -H 'Content-Type: application/json' -d '{{"id": 1}}'"""
+
+
+def _say(text, stream=None):
+    with contextlib.suppress(OSError):  # nobody reads it, as in `gunicorn wsgi:app | head`
+        print(text, file=stream, flush=True)
