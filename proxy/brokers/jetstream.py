@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from proxy.brokers import Notice, embedded, frames
+from proxy.brokers import Notice, frames
 from proxy.brokers.connection import NO_RESPONDERS, Connection, Options, connect
+from proxy.brokers.embedded import address
 from proxy.brokers.publishing import ApiError, Delivery, tokens
 from proxy.config import Config
 from proxy.credentials import Credentials
@@ -325,7 +326,7 @@ class JetStream:
     def _urls(self) -> list[str]:
         """The servers in an order of chance, so that sessions spread over them."""
         if self._config.embedded:
-            return [embedded.address(self._config.data_dir)]
+            return [address(self._config.data_dir)]
         urls = list(self._config.broker_url)
         random.shuffle(urls)
         return urls
