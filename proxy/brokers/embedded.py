@@ -58,7 +58,7 @@ class EmbeddedBroker:
         return _eventually(lambda: self._is_up() or not self._supervised(), within) and self._is_up()
 
     def forget(self) -> None:
-        """Closes this process's copy of the pipe, so that it does not keep the broker alive; `stop` does nothing then."""
+        """Closes this process's copy of the pipe, which keeps the broker alive; `stop` does nothing then."""
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1

@@ -72,9 +72,8 @@ def supervise(plan: Plan, master: IO[bytes]) -> None:
             _await_end(plan, server, master)
         if not _any_readable(master, within=0):
             failures = failures + 1 if time.monotonic() - began < _SETTLED_SECONDS else 0
-            _say(
-                f"nats-server ended ({server.returncode}) and is started again; see {plan['data_dir']}/nats-server.log"
-            )
+            log = f"{plan['data_dir']}/nats-server.log"
+            _say(f"nats-server ended (status {server.returncode}) and is started again; see {log}")
 
 
 @contextlib.contextmanager
