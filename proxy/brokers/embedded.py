@@ -58,15 +58,19 @@ class EmbeddedBroker:
         return _eventually(lambda: self._is_up() or not self._supervised(), within) and self._is_up()
 
     def forget(self) -> None:
-        """Closes this process's copy of the pipe, so that it does not keep the broker alive."""
-        os.close(self._pipe)
+        """Closes this process's copy of the pipe, which keeps the broker alive; `stop` does nothing then."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
 
     def stop(self) -> None:
-        """Ends the broker and waits for it, 15 seconds at most."""
+        """Ends the broker and waits until it has ended, 15 seconds at most."""
+        if self._pipe < 0:
+            return
+        running = files.read_running(self.data_dir)
         self.forget()
         _eventually(lambda: not self._supervised(), _END_SECONDS)
-        running = files.read_running(self.data_dir)
-        if running and files.is_locked(self.data_dir):  # somebody killed the supervisor
+        if running and files.read_running(self.data_dir) == running:  # somebody has killed the supervisor
             os.kill(running.pid, signal.SIGTERM)
             _eventually(lambda: not files.is_locked(self.data_dir), _END_SECONDS)
             files.remove_running(self.data_dir)

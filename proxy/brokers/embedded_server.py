@@ -70,12 +70,10 @@ def supervise(plan: Plan, master: IO[bytes]) -> None:
         began = time.monotonic()
         with _nats_server(plan) as server:
             _await_end(plan, server, master)
-            status = server.poll()
-        if status is not None:
+        if not _any_readable(master, within=0):
             failures = failures + 1 if time.monotonic() - began < _SETTLED_SECONDS else 0
-            _say(
-                f"nats-server ended (status {status}) and is started again; its log: {plan['data_dir']}/nats-server.log"
-            )
+            log = f"{plan['data_dir']}/nats-server.log"
+            _say(f"nats-server ended (status {server.returncode}) and is started again; see {log}")
 
 
 @contextlib.contextmanager
@@ -124,7 +122,7 @@ def _read_url(ports_file: Path) -> str | None:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """Asks nats-server to end, and kills it when it does not within 10 seconds."""
+    """Asks nats-server to end, and kills it when it does not within 10 seconds. Waits for it in any case."""
     with server:  # closes its standard output
         server.terminate()
         try:
