@@ -45,9 +45,9 @@ class Message(NamedTuple):
 class Ack(NamedTuple):
     """The broker's word that it stored a message.
 
-    `sequence` is its place in the station. `duplicate` is true when an earlier message with the same key is the one
-    stored, None when a retry of ours makes it impossible to tell.
+    `sequence` is its place in the station, None where it was not asked for. `duplicate` is true when an earlier message
+    with the same key is the one stored, None when a retry of ours makes it impossible to tell.
     """
 
-    sequence: int
+    sequence: int | None
     duplicate: bool | None

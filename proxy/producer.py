@@ -134,18 +134,25 @@ class Producer:
     # ---- messages ----------------------------------------------------------------------------------------------
 
     def single(
-        self, credentials: Credentials, station: Station, payload: bytes, headers: HeaderPairs, key: str = ""
+        self,
+        credentials: Credentials,
+        station: Station,
+        payload: bytes,
+        headers: HeaderPairs,
+        key: str = "",
+        places: bool = True,
     ) -> Ack:
         """Produces one message and returns its ack. Raises the `GatewayError` that says what became of it.
 
-        `key` is the sender's de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
+        `places` false: the sequence is not needed, which lets messages travel in groups. `key` is the sender's
+        de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
         """
         bridge = self._running()
         own = key or self._keys.own()
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         try:
-            (result,) = self._publish(bridge, credentials, station, [message])
+            (result,) = self._publish(bridge, credentials, station, [message], places)
         except GatewayError as error:
             result = error
         if isinstance(result, Ack):
@@ -153,7 +160,13 @@ class Producer:
         raise result if key else _with_key(result, own)
 
     def batch(
-        self, credentials: Credentials, station: Station, payloads: list[bytes], headers: HeaderPairs, key: str = ""
+        self,
+        credentials: Credentials,
+        station: Station,
+        payloads: list[bytes],
+        headers: HeaderPairs,
+        key: str = "",
+        places: bool = True,
     ) -> list[Ack]:
         """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored."""
         bridge = self._running()
@@ -164,7 +177,7 @@ class Producer:
             for index, payload in enumerate(payloads)
         ]
         try:
-            results = self._publish(bridge, credentials, station, messages)
+            results = self._publish(bridge, credentials, station, messages, places)
         except GatewayError as error:
             results = [error] * len(messages)
         failures = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
@@ -174,7 +187,7 @@ class Producer:
         return [result for result in results if isinstance(result, Ack)]
 
     def _publish(
-        self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message]
+        self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message], places: bool
     ) -> list[Ack | GatewayError]:
         seconds = self._config.produce_timeout_seconds
         try:
@@ -184,6 +197,7 @@ class Producer:
                 station,
                 messages,
                 seconds,
+                places,
                 timeout=seconds + GRACE_SECONDS,
                 weight=len(messages),
                 size=sum(len(message.payload) for message in messages),

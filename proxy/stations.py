@@ -24,8 +24,9 @@ def produce_single(station: str) -> Response:
     credentials, target, key = extension.caller().credentials, station_named(station), _key()
     payload = shaping.single(request.environ.get("CONTENT_TYPE", ""), _body())
     headers = extension.headers.pick(request.environ)
-    ack = extension.producer.single(credentials, target, payload, headers, key)
-    if not _wants_representation():
+    places = _wants_representation()
+    ack = extension.producer.single(credentials, target, payload, headers, key, places)
+    if not places:
         return _json(STORED)
     return _json(encode({"ack": _ACK.dump(_place(target, ack)), "error": None, "success": True}))
 
@@ -38,11 +39,12 @@ def produce_batch(station: str) -> Response:
     most = extension.config.max_batch_messages
     payloads = shaping.batch(request.environ.get("CONTENT_TYPE", ""), _body(), most)
     headers = extension.headers.pick(request.environ, content_type="application/json")
-    acks = extension.producer.batch(credentials, target, payloads, headers, key)
-    if not _wants_representation():
+    places = _wants_representation()
+    acks = extension.producer.batch(credentials, target, payloads, headers, key, places)
+    if not places:
         return _json(STORED)
-    places = [{"index": index, **_place(target, ack)} for index, ack in enumerate(acks)]
-    return _json(encode({"acks": _ACKS.dump(places), "error": None, "success": True}))
+    rows = [{"index": index, **_place(target, ack)} for index, ack in enumerate(acks)]
+    return _json(encode({"acks": _ACKS.dump(rows), "error": None, "success": True}))
 
 
 def _body() -> bytes:

@@ -51,8 +51,8 @@ class Session(Protocol):
     def on_end(self, function: Callable[[], None]) -> None:
         """Has `function` called once when the session has ended."""
 
-    def publish(self, delivery: Delivery, index: int, token: int) -> bool:
-        """Sends one message; false when the broker takes none of that size."""
+    def publish(self, delivery: Delivery, index: int, token: int, grouped: bool) -> bool:
+        """Sends one message, if `grouped` together with others of this turn; false when it is too large."""
 
     def forget(self, token: int) -> None:
         """Waits for the answer to a message no longer."""

@@ -71,11 +71,18 @@ class Pool:
         await asyncio.gather(*(session.close() for session in sessions), *self._tasks, return_exceptions=True)
 
     def publish(
-        self, reply: Reply, credentials: Credentials, station: Station, messages: list[Message], seconds: float
+        self,
+        reply: Reply,
+        credentials: Credentials,
+        station: Station,
+        messages: list[Message],
+        seconds: float,
+        places: bool = True,
     ) -> None:
         """A job of the bridge: answers with an `Ack` or a `GatewayError` for each message, within `seconds`.
 
-        Raises `Overloaded` when all sessions are in use, `BrokerAway` when the broker has been away for long.
+        `places` asks for the sequence of each message. Raises `Overloaded` when all sessions are in use, `BrokerAway`
+        when the broker has been away for long.
         """
         link = self._link(credentials)
         now = link.used = self._loop.time()
@@ -83,7 +90,7 @@ class Pool:
             self._open_soon(link)
             if self._is_away(now):
                 raise BrokerAway
-        delivery = Delivery(reply, station, messages, now + seconds, link.deliveries.pop)
+        delivery = Delivery(reply, station, messages, now + seconds, link.deliveries.pop, places)
         link.deliveries[delivery] = None
         if link.session is not None:
             delivery.begin(link.session)
