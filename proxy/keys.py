@@ -8,6 +8,7 @@ where the sender gives none (12 of the user, a dot, 9 of our own).
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import itertools
@@ -46,8 +47,7 @@ class KeyMaker:
 
     def namespace(self, account: str, user: str) -> str:
         """The 12 characters that all ids of a user begin with; the same in all replicas."""
-        digest = hmac.digest(self._key, f"{account}\0{user}".encode(errors="surrogatepass"), hashlib.sha256)
-        return base64.urlsafe_b64encode(digest[:9]).decode()
+        return _namespace(self._key, account, user)
 
 
 def single_id(namespace: str, key: str) -> str:
@@ -58,3 +58,9 @@ def single_id(namespace: str, key: str) -> str:
 def element_id(namespace: str, key: str, index: int, payload: bytes) -> str:
     """The broker's id of element `index` of a batch; other bytes in its place have another id."""
     return f"{namespace}.{key}.{index}.{hashlib.sha256(payload).hexdigest()[:8]}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _namespace(key: bytes, account: str, user: str) -> str:
+    digest = hmac.digest(key, f"{account}\0{user}".encode(errors="surrogatepass"), hashlib.sha256)
+    return base64.urlsafe_b64encode(digest[:9]).decode()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from flask import Blueprint, Response, request
 
 import schemas
 from proxy import shaping
+from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, LengthRequired, UnsupportedMediaType, encode
-from proxy.extension import the_stations
+from proxy.extension import OUTCOME, Answer, Proved, Stations, the_stations
 from proxy.messages import Ack, Station, station_named
 from schemas.stations import AckAt, AckOf, Key
 
@@ -20,31 +24,51 @@ _KEY, _ACK, _ACKS = Key(), AckOf(), AckAt(many=True)
 @bp.post("/<path:station>/produce/single")
 def produce_single(station: str) -> Response:
     """Stores the body as one message; answers once the broker has it."""
-    extension = the_stations()
-    credentials, target, key = extension.caller().credentials, station_named(station), _key()
-    payload = shaping.single(request.environ.get("CONTENT_TYPE", ""), _body())
-    headers = extension.headers.pick(request.environ)
-    places = _wants_representation()
-    ack = extension.producer.single(credentials, target, payload, headers, key, places)
-    if not places:
-        return _json(STORED)
-    return _json(encode({"ack": _ACK.dump(_place(target, ack)), "error": None, "success": True}))
+    return _produce(station, single)
 
 
 @bp.post("/<path:station>/produce/batch")
 def produce_batch(station: str) -> Response:
     """Stores each element of the body as one message; answers once the broker has all of them."""
-    extension = the_stations()
-    credentials, target, key = extension.caller().credentials, station_named(station), _key()
-    most = extension.config.max_batch_messages
-    payloads = shaping.batch(request.environ.get("CONTENT_TYPE", ""), _body(), most)
-    headers = extension.headers.pick(request.environ, content_type="application/json")
-    places = _wants_representation()
-    acks = extension.producer.batch(credentials, target, payloads, headers, key, places)
+    return _produce(station, batch)
+
+
+def _produce(name: str, answer: Answer) -> Response:
+    """What Flask adds: the route, the limit on the body, and the memory that this request was fine."""
+    extension, environ = the_stations(), request.environ
+    credentials, station, body = extension.caller().credentials, station_named(name), _body()
+    if OUTCOME in environ:  # the lane has tried, and only the answer is left to give
+        raise environ[OUTCOME]
+    content = answer(extension, credentials, station, environ, body)
+    extension.prove(environ["PATH_INFO"], Proved(str(request.endpoint), answer, station, str(request.url_rule)))
+    return Response(content, mimetype="application/json")
+
+
+def single(
+    extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any], body: bytes
+) -> bytes:
+    """Produces the body as one message and returns the answer's body. Raises what is wrong, or what became of it."""
+    key, places = _key(environ), _wants_representation(environ)
+    payload = shaping.single(environ.get("CONTENT_TYPE", ""), body)
+    headers = extension.headers.pick(environ)
+    ack = extension.producer.single(credentials, station, payload, headers, key, places)
     if not places:
-        return _json(STORED)
-    rows = [{"index": index, **_place(target, ack)} for index, ack in enumerate(acks)]
-    return _json(encode({"acks": _ACKS.dump(rows), "error": None, "success": True}))
+        return STORED
+    return encode({"ack": _ACK.dump(_place(station, ack)), "error": None, "success": True})
+
+
+def batch(
+    extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any], body: bytes
+) -> bytes:
+    """Produces each element of the body as one message; otherwise as `single`."""
+    key, places = _key(environ), _wants_representation(environ)
+    payloads = shaping.batch(environ.get("CONTENT_TYPE", ""), body, extension.config.max_batch_messages)
+    headers = extension.headers.pick(environ, content_type="application/json")
+    acks = extension.producer.batch(credentials, station, payloads, headers, key, places)
+    if not places:
+        return STORED
+    rows = [{"index": index, **_place(station, ack)} for index, ack in enumerate(acks)]
+    return encode({"acks": _ACKS.dump(rows), "error": None, "success": True})
 
 
 def _body() -> bytes:
@@ -56,9 +80,8 @@ def _body() -> bytes:
     return request.get_data(cache=False)
 
 
-def _key() -> str:
+def _key(environ: Mapping[str, Any]) -> str:
     """The sender's de-duplication id; empty when there is none."""
-    environ = request.environ
     key = environ.get("HTTP_IDEMPOTENCY_KEY", environ.get("HTTP_MSG_ID"))
     if key is None:
         return ""
@@ -70,14 +93,10 @@ def _key() -> str:
     return loaded
 
 
-def _wants_representation() -> bool:
-    prefer: str = request.environ.get("HTTP_PREFER", "")
-    return "return=representation" in prefer.lower().replace(" ", "").replace('"', "")
+def _wants_representation(environ: Mapping[str, Any]) -> bool:
+    prefer: str = environ.get("HTTP_PREFER", "")
+    return prefer != "" and "return=representation" in prefer.lower().replace(" ", "").replace('"', "")
 
 
 def _place(station: Station, ack: Ack) -> dict[str, object]:
     return {"station": station.name, "sequence": ack.sequence, "duplicate": ack.duplicate}
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, mimetype="application/json")
