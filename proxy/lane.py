@@ -11,7 +11,7 @@ signals, classes of its own.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flask
@@ -85,20 +85,26 @@ class Lane:
 
     def _has_company(self, proved: Proved) -> bool:
         """Whether anything of the application's own would run for this route, or on its answer."""
-        app, blueprint = self._app, proved.endpoint.partition(".")[0]
-        hooks = (
-            app.before_request_funcs,
-            app.after_request_funcs,
-            app.teardown_request_funcs,
-            app.url_value_preprocessors,
-        )
+        app = self._app
         return (
             not self._plain
             or app.view_functions.get(proved.endpoint) is not self._views[proved.endpoint]
-            or any(table.get(None) or table.get(blueprint) for table in hooks)
+            or _applies(app.before_request_funcs, proved)
+            or _applies(app.after_request_funcs, proved)
+            or _applies(app.teardown_request_funcs, proved)
+            or _applies(app.url_value_preprocessors, proved)
             or bool(app.teardown_appcontext_funcs)
-            or any(signal.receivers for signal in _SIGNALS)
             or type(app.session_interface) is not SecureCookieSessionInterface
             or app.request_class is not flask.Request
             or app.response_class is not flask.Response
+            or _is_heard()
         )
+
+
+def _applies(hooks: Mapping[str | None, Any], proved: Proved) -> bool:
+    """Whether a table of hooks, by blueprint or for all, has any for this route."""
+    return bool(hooks) and bool(hooks.get(None) or hooks.get(proved.endpoint.partition(".")[0]))
+
+
+def _is_heard() -> bool:
+    return any([signal.receivers for signal in _SIGNALS])  # noqa: C419 - a list is made faster than a generator

@@ -93,12 +93,14 @@ class Connection:
     """A live connection; make it with `connect`.
 
     `send` writes a frame and registers its owner under a token; the owner is told of the reply, a denial, or the end
-    of the connection. `on_end` is called once when it has ended for whatever reason.
+    of the connection. `on_end` is called once when it has ended for whatever reason. `proved_at` is the loop's time of
+    the last sign of life that was asked for, `server_version` major and minor version of the server.
     """
 
     def __init__(self, client: _Client, options: Options) -> None:
         self.alive = False
         self.proved_at = 0.0
+        self.server_version = (0, 0)
         self.on_end: Callable[[], None] = lambda: None
         self._client, self._notice = client, options.notice
         self._loop = asyncio.get_running_loop()
@@ -120,12 +122,6 @@ class Connection:
     def server_id(self) -> str:
         """The id of this server's process."""
         return str(self._client._server_info.get("server_id", ""))
-
-    @property
-    def server_version(self) -> tuple[int, int]:
-        """Major and minor version of the server."""
-        version = self._client.connected_server_version
-        return version.major, version.minor
 
     @property
     def waiting(self) -> int:
@@ -177,6 +173,8 @@ class Connection:
         if self._refused_inbox:
             prefix = self._inbox.split(".", 1)[0]
             raise Forbidden(f"this user may not receive acks on {prefix}.> (see BROKER_INBOX_PREFIX)")
+        version = self._client.connected_server_version
+        self.server_version = version.major, version.minor
         self.alive = True
 
     def flush(self) -> None:
