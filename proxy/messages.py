@@ -6,6 +6,8 @@ import functools
 import re
 from typing import NamedTuple
 
+import msgspec
+
 from proxy.errors import BadStationName
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,126}[a-z0-9])?", re.ASCII)
@@ -27,7 +29,7 @@ def station_named(text: str) -> Station:
     return Station(name, name.replace(".", "#"))
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One message for a station.
 
     `payload` is stored byte for byte; `headers` are names in lower case with their values; `key` is the broker's
@@ -42,7 +44,7 @@ class Message(NamedTuple):
     compare: bool = False
 
 
-class Ack(NamedTuple):
+class Ack(msgspec.Struct, frozen=True, gc=False):
     """The broker's word that it stored a message.
 
     `sequence` is its place in the station, None where it was not asked for. `duplicate` is true when an earlier message

@@ -6,7 +6,7 @@ No broker is imported before it is asked for: gunicorn's master must have neithe
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Session(Protocol):
     def on_end(self, function: Callable[[], None]) -> None:
         """Has `function` called once when the session has ended."""
 
-    def publish(self, delivery: Delivery, index: int, token: int, grouped: bool) -> bool:
-        """Sends one message, if `grouped` together with others of this turn; false when it is too large."""
+    def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
+        """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
 
     def forget(self, token: int) -> None:
         """Waits for the answer to a message no longer."""

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.nuid import NUID
@@ -49,7 +50,7 @@ class Owner(Protocol):
         """The connection ended before a reply came."""
 
 
-class Waiting(NamedTuple):
+class Waiting(msgspec.Struct, frozen=True):
     """Sent frames whose reply has not come: whose they are, which of its messages, where they went, how many."""
 
     owner: Owner

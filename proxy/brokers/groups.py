@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 from proxy.brokers import answers, frames
 from proxy.brokers.connection import Connection
@@ -24,7 +23,7 @@ BATCHES_SINCE = (2, 14)
 ALONE_SECONDS = 30.0
 MAX_KNOWN_SUBJECTS = 10_000
 
-START, APPEND, COMMIT, CLOSE = 0, 1, 2, 3
+CLOSE = 3  # the operation that ends a batch without a message; see `frames.batch` for the others
 FLOW = 500  # the stream may report after that many messages; it does so no more seldom
 
 # err_code: the stream takes no batches, too many are open, or this one is not (any more)
@@ -35,18 +34,8 @@ NOT_IN_A_BATCH = {NO_BATCHES, 10206, 10207, 10208, TOO_MANY_BATCHES}
 Member = tuple[Delivery, int]
 
 
-class Row(NamedTuple):
-    """A message to send: whose it is, which of its messages, its own reply token, its header block."""
-
-    delivery: Delivery
-    item: int
-    token: int
-    head: bytes
-
-
-def reply_tail(n: int, operation: int) -> str:
-    """What follows the batch's id in the reply subject of its `n`-th message (from 1)."""
-    return f".{FLOW}.fail.{n}.{operation}.$FI"
+# A message to send: whose it is, which of its messages, its header block, its payload.
+Row = tuple[Delivery, int, bytes, bytes]
 
 
 class Group:
@@ -136,11 +125,19 @@ class Gatherer:
         self._groups: deque[tuple[float, int]] = deque()
         self._alone: dict[str, float] = {}
 
-    def add(self, subject: str, row: Row) -> None:
-        """Sends a message at the end of this turn."""
+    def add(self, subject: str, rows: list[Row]) -> None:
+        """Sends messages at the end of this turn, together with what else comes until then."""
         if not self._gathered:
             self._loop.call_soon(self._send)
-        self._gathered.setdefault(subject, []).append(row)
+        self._gathered.setdefault(subject, []).extend(rows)
+
+    def send_alone(self, subject: str, rows: list[Row]) -> None:
+        """Sends messages at the end of this turn, each with an answer of its own."""
+        connection = self._connection
+        for delivery, index, head, payload in rows:
+            token = delivery.token + index
+            frame = frames.publish(subject, connection.reply_subject(token), head, payload)
+            connection.send(delivery, index, token, subject, frame)
 
     def takes(self, subject: str) -> bool:
         """Whether messages for this subject may be sent in groups now."""
@@ -155,23 +152,15 @@ class Gatherer:
             if len(rows) > 1:
                 self._send_group(subject, rows)
             else:  # a batch of one costs more than a message of its own
-                self._send_single(subject, *rows[0])
+                self.send_alone(subject, rows)
         self._connection.flush()
-
-    def _send_single(self, subject: str, delivery: Delivery, index: int, token: int, head: bytes) -> None:
-        frame = frames.publish(subject, self._connection.reply_subject(token), head, delivery.messages[index].payload)
-        self._connection.send(delivery, index, token, subject, frame)
 
     def _send_group(self, subject: str, rows: list[Row]) -> None:
         """One batch, in one piece."""
         token = tokens.take(1)
         reply, last = self._connection.reply_subject(token), len(rows)
-        parts = []
-        for n, (delivery, index, _, head) in enumerate(rows, 1):
-            operation = COMMIT if n == last else START if n == 1 else APPEND
-            payload = delivery.messages[index].payload
-            parts.append(frames.publish(subject, reply + reply_tail(n, operation), head, payload))
-        end = frames.request(subject, reply + reply_tail(last, CLOSE), b"")
+        frame = frames.batch(subject, f"{reply}.{FLOW}.fail.", [(head, payload) for _, _, head, payload in rows])
+        end = frames.request(subject, f"{reply}.{FLOW}.fail.{last}.{CLOSE}.$FI", b"")
         group = Group(
             [(delivery, index) for delivery, index, _, _ in rows],
             close=lambda: self._connection.send(group, last, token, subject, end),
@@ -179,7 +168,7 @@ class Gatherer:
             forget=lambda: self._connection.forget(token),
         )
         self._forget_old_groups(token)
-        self._connection.send(group, 0, token, subject, b"".join(parts), last)
+        self._connection.send(group, 0, token, subject, frame, last)
 
     def _rest(self, subject: str) -> None:
         """This stream takes no batches now; asked again after a while."""

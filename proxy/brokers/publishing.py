@@ -35,6 +35,9 @@ MESSAGE_TOO_LARGE = 10054
 NOT_NOW = {10008, 10009, 10118, 10167}  # no quorum, no leader, offline, queue full: as good as no responders
 
 
+_STORED, _STORED_SOMETIME = Ack(None, False), Ack(None, None)
+
+
 class Tokens:
     """Numbers for reply subjects, each given once; only the loop's thread takes them."""
 
@@ -55,10 +58,12 @@ class Delivery:
 
     `reply` is set to a list with an `Ack` or a `GatewayError` for each message, at the latest at `deadline` (the
     loop's time). Unless `places` asks for the sequence of each message, they may be sent in a group with others.
+    `token` is the number of the first one's reply subject.
     """
 
     __slots__ = (
         "_again",
+        "_alone",
         "_done",
         "_first_sent",
         "_flying",
@@ -71,7 +76,6 @@ class Delivery:
         "_reply",
         "_results",
         "_tasks",
-        "_token",
         "_unanswered",
         "_why",
         "deadline",
@@ -79,6 +83,7 @@ class Delivery:
         "messages",
         "session",
         "station",
+        "token",
     )
 
     def __init__(
@@ -97,13 +102,13 @@ class Delivery:
         self._loop = asyncio.get_running_loop()
         count = self._open = len(messages)
         self._results: list[Ack | GatewayError | None] = [None] * count
-        self._token = tokens.take(count)
+        self.token = tokens.take(count)
         self._flying: dict[int, float] = {}
         self._again: set[int] = set()
         self._unanswered: set[int] = set()
         self._reading: dict[int, Ack] = {}
         self._first_sent = self._looked = 0.0
-        self._looking = self._repeating = False
+        self._alone = self._looking = self._repeating = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._why: GatewayError | None = None
         reply.on_abandon = self.expire
@@ -120,16 +125,15 @@ class Delivery:
             self._repeat()
 
     def _send(self, indexes: Iterable[int], grouped: bool = False) -> None:
-        session, now = self.session, self._loop.time()
+        session = self.session
         if session is None:
             return
-        for index in indexes:
-            if self._results[index] is not None:
-                continue
-            if session.publish(self, index, self._token + index, grouped):
-                self._flying[index] = now
-            else:
-                self._settle(index, TooLarge(f"the broker takes messages of at most {session.max_payload} bytes"))
+        unsettled = [index for index in indexes if self._results[index] is None]
+        self._alone = self._alone or not grouped
+        self._flying.update(dict.fromkeys(unsettled, self._loop.time()))
+        for index in session.publish(self, unsettled, grouped):
+            del self._flying[index]
+            self._settle(index, TooLarge(f"the broker takes messages of at most {session.max_payload} bytes"))
 
     def _repeat(self) -> None:
         """Sends again what was refused for now, and what was left unanswered while the station knows its id."""
@@ -194,7 +198,7 @@ class Delivery:
 
     def stored(self, index: int) -> None:
         """The message was stored as one of a group; its place is not told."""
-        self._settle(index, Ack(None, None if index in self._unanswered else False))
+        self._settle(index, _STORED_SOMETIME if index in self._unanswered else _STORED)
 
     def not_stored(self, index: int) -> None:
         """The message was not stored, for no fault of its own: it is sent again, alone, in this turn."""
@@ -313,8 +317,8 @@ class Delivery:
         self._results[index] = result
         self._flying.pop(index, None)
         self._again.discard(index)
-        if self.session is not None:
-            self.session.forget(self._token + index)
+        if self._alone and self.session is not None:
+            self.session.forget(self.token + index)
         self._open -= 1
         if not self._open:
             self._finish()

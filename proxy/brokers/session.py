@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -132,19 +132,23 @@ class Session:
         """The subject on which the station takes messages."""
         return self._config.subject_template.replace("{station}", station.internal)
 
-    def publish(self, delivery: Delivery, index: int, token: int, grouped: bool) -> bool:
-        """Sends one message, if `grouped` together with others of this turn; false when it is too large."""
-        message, connection = delivery.messages[index], self.connection
-        head = frames.headers(self.id_name, message.key, message.headers)
-        if len(head) + len(message.payload) > connection.max_payload:
-            return False
-        subject = self.subject(delivery.station)
+    def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
+        """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
+        subject, messages = self.subject(delivery.station), delivery.messages
+        limit, too_large = self.connection.max_payload, []
+        rows: list[Row] = []
+        for index in indexes:
+            message = messages[index]
+            head = frames.headers(self.id_name, message.key, message.headers)
+            if len(head) + len(message.payload) <= limit:
+                rows.append((delivery, index, head, message.payload))
+            else:
+                too_large.append(index)
         if grouped and self._gatherer.takes(subject):
-            self._gatherer.add(subject, Row(delivery, index, token, head))
+            self._gatherer.add(subject, rows)
         else:
-            frame = frames.publish(subject, connection.reply_subject(token), head, message.payload)
-            connection.send(delivery, index, token, subject, frame)
-        return True
+            self._gatherer.send_alone(subject, rows)
+        return too_large
 
     def window(self, station: Station) -> float | None:
         """Seconds for which the station knows an id; None while that is being asked.
