@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,11 @@ def station_named(text: str) -> Station:
     if not text.isascii() or not _NAME.fullmatch(name):
         raise BadStationName
     return Station(name, name.replace(".", "#"))
+
+
+# How the messages of a produce are to be stored: together with others, so that their sequences are not known; apart,
+# each with a word about its own sequence; or all of them or none.
+Manner = Literal["together", "apart", "atomic"]
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

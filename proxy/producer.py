@@ -22,8 +22,8 @@ from proxy.errors import (
     Overloaded,
     Stopping,
 )
-from proxy.keys import KeyMaker, element_id, single_id
-from proxy.messages import Ack, Message, Station
+from proxy.keys import KeyMaker, atomic_ids, element_ids, single_id
+from proxy.messages import Ack, Manner, Message, Station
 
 LOG_ON_SECONDS = 15.0
 CHECK_SECONDS = 5.0
@@ -140,11 +140,11 @@ class Producer:
         payload: bytes,
         headers: HeaderPairs,
         key: str = "",
-        places: bool = True,
+        manner: Manner = "apart",
     ) -> Ack:
         """Produces one message and returns its ack. Raises the `GatewayError` that says what became of it.
 
-        `places` false: the sequence is not needed, which lets messages travel in groups. `key` is the sender's
+        `manner` "together" lets messages travel in groups; sequences are not told then. `key` is the sender's
         de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
         """
         bridge = self._running()
@@ -152,7 +152,7 @@ class Producer:
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         try:
-            (result,) = self._publish(bridge, credentials, station, [message], places)
+            (result,) = self._publish(bridge, credentials, station, [message], manner)
         except GatewayError as error:
             result = error
         if isinstance(result, Ack):
@@ -166,20 +166,26 @@ class Producer:
         payloads: list[bytes],
         headers: HeaderPairs,
         key: str = "",
-        places: bool = True,
+        manner: Manner = "apart",
     ) -> list[Ack]:
-        """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored."""
+        """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored.
+
+        With `manner` "atomic" all are stored or none, and what is raised is the one reason.
+        """
         bridge = self._running()
         own = key or self._keys.own()
         namespace = self._keys.namespace(credentials.account, credentials.user)
+        ids = atomic_ids if manner == "atomic" else element_ids
         messages = [
-            Message(payload, headers, element_id(namespace, own, index, payload), named=bool(key))
-            for index, payload in enumerate(payloads)
+            Message(payload, headers, id, named=bool(key))
+            for payload, id in zip(payloads, ids(namespace, own, payloads), strict=True)
         ]
         try:
-            results = self._publish(bridge, credentials, station, messages, places)
+            results = self._publish(bridge, credentials, station, messages, manner)
         except GatewayError as error:
             results = [error] * len(messages)
+        if manner == "atomic" and isinstance(results[0], GatewayError):
+            raise results[0] if key else _with_key(results[0], own)
         failures = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
         if failures:
             failed = BatchFailed(len(results), failures)
@@ -187,7 +193,7 @@ class Producer:
         return [result for result in results if isinstance(result, Ack)]
 
     def _publish(
-        self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message], places: bool
+        self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message], manner: Manner
     ) -> list[Ack | GatewayError]:
         seconds = self._config.produce_timeout_seconds
         try:
@@ -197,7 +203,7 @@ class Producer:
                 station,
                 messages,
                 seconds,
-                places,
+                manner,
                 timeout=seconds + GRACE_SECONDS,
                 weight=len(messages),
                 size=sum(len(message.payload) for message in messages),

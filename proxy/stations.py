@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +13,13 @@ from proxy import shaping
 from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, LengthRequired, UnsupportedMediaType, encode
 from proxy.extension import OUTCOME, Answer, Proved, Stations, the_stations
-from proxy.messages import Ack, Station, station_named
+from proxy.messages import Ack, Manner, Station, station_named
 from schemas.stations import AckAt, AckOf, Key
 
 bp = Blueprint("stations", __name__, url_prefix="/stations")
 
+REPRESENTATION = "return=representation"
+ATOMIC_MESSAGES = 1000  # as many as brokers take in one atomic batch
 STORED = b'{"error":null,"success":true}'
 _KEY, _ACK, _ACKS = Key(), AckOf(), AckAt(many=True)
 
@@ -48,11 +51,12 @@ def single(
     extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any], body: bytes
 ) -> bytes:
     """Produces the body as one message and returns the answer's body. Raises what is wrong, or what became of it."""
-    key, places = _key(environ), _wants_representation(environ)
+    key, preferences = _key(environ), _preferences(environ)
     payload = shaping.single(environ.get("CONTENT_TYPE", ""), body)
     headers = extension.headers.pick(environ)
-    ack = extension.producer.single(credentials, station, payload, headers, key, places)
-    if not places:
+    manner = _manner(preferences - {"atomic"})
+    ack = extension.producer.single(credentials, station, payload, headers, key, manner)
+    if REPRESENTATION not in preferences:
         return STORED
     return encode({"ack": _ACK.dump(_place(station, ack)), "error": None, "success": True})
 
@@ -61,11 +65,15 @@ def batch(
     extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any], body: bytes
 ) -> bytes:
     """Produces each element of the body as one message; otherwise as `single`."""
-    key, places = _key(environ), _wants_representation(environ)
-    payloads = shaping.batch(environ.get("CONTENT_TYPE", ""), body, extension.config.max_batch_messages)
+    key, preferences = _key(environ), _preferences(environ)
+    most = extension.config.max_batch_messages
+    if "atomic" in preferences:
+        most = min(most, ATOMIC_MESSAGES)
+    payloads = shaping.batch(environ.get("CONTENT_TYPE", ""), body, most)
     headers = extension.headers.pick(environ, content_type="application/json")
-    acks = extension.producer.batch(credentials, station, payloads, headers, key, places)
-    if not places:
+    manner = _manner(preferences)
+    acks = extension.producer.batch(credentials, station, payloads, headers, key, manner)
+    if REPRESENTATION not in preferences:
         return STORED
     rows = [{"index": index, **_place(station, ack)} for index, ack in enumerate(acks)]
     return encode({"acks": _ACKS.dump(rows), "error": None, "success": True})
@@ -93,9 +101,18 @@ def _key(environ: Mapping[str, Any]) -> str:
     return loaded
 
 
-def _wants_representation(environ: Mapping[str, Any]) -> bool:
+def _preferences(environ: Mapping[str, Any]) -> frozenset[str]:
+    """What `Prefer` (RFC 7240) asks for, in lower case; quotes and blanks do not count."""
     prefer: str = environ.get("HTTP_PREFER", "")
-    return prefer != "" and "return=representation" in prefer.lower().replace(" ", "").replace('"', "")
+    if not prefer:
+        return frozenset()
+    return frozenset(re.sub(r'[\s"]', "", prefer).lower().split(","))
+
+
+def _manner(preferences: frozenset[str]) -> Manner:
+    if "atomic" in preferences:
+        return "atomic"
+    return "apart" if REPRESENTATION in preferences else "together"
 
 
 def _place(station: Station, ack: Ack) -> dict[str, object]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from proxy.brokers.atomic import AtomicDelivery
     from proxy.brokers.publishing import Delivery
     from proxy.config import Config
     from proxy.credentials import Credentials
@@ -53,6 +54,12 @@ class Session(Protocol):
 
     def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
         """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
+
+    def publish_atomic(self, delivery: AtomicDelivery) -> int | None:
+        """Sends the messages of an atomic batch; the index of one that is too large, in which case nothing is sent.
+
+        Raises `BadRequest` where the broker knows no atomic batches.
+        """
 
     def forget(self, token: int) -> None:
         """Waits for the answer to a message no longer."""

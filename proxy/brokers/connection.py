@@ -95,7 +95,8 @@ class Connection:
 
     `send` writes a frame and registers its owner under a token; the owner is told of the reply, a denial, or the end
     of the connection. `on_end` is called once when it has ended for whatever reason. `proved_at` is the loop's time of
-    the last sign of life that was asked for, `server_version` major and minor version of the server.
+    the last sign of life that was asked for, `name` is unique in the world, `server_version` is the server's major and
+    minor version.
     """
 
     def __init__(self, client: _Client, options: Options) -> None:
@@ -105,7 +106,8 @@ class Connection:
         self.on_end: Callable[[], None] = lambda: None
         self._client, self._notice = client, options.notice
         self._loop = asyncio.get_running_loop()
-        self._inbox = f"{options.inbox_prefix}.{NUID().next().decode()}."
+        self.name = NUID().next().decode()
+        self._inbox = f"{options.inbox_prefix}.{self.name}."
         self._skip = len(self._inbox)
         self._waiting: dict[int, Waiting] = {}
         self._frames: list[bytes] = []

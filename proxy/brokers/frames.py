@@ -39,6 +39,12 @@ def headers(id_name: str, key: str, pairs: tuple[tuple[str, str], ...]) -> bytes
     return b"NATS/1.0\r\n%b:%b\r\n%b\r\n" % (id_name.encode(), key.encode(), _shared(pairs))
 
 
+def atomic(head: bytes, batch: str, number: int, last: bool) -> bytes:
+    """A header block with the marks of an atomic batch: its id, the message's number, and the last one's commit."""
+    marks = f"Nats-Batch-Id:{batch}\r\nNats-Batch-Sequence:{number}\r\n" + ("Nats-Batch-Commit:1\r\n" if last else "")
+    return b"%b%b\r\n" % (head[:-2], marks.encode())
+
+
 @functools.lru_cache(maxsize=1024)
 def _shared(pairs: tuple[tuple[str, str], ...]) -> bytes:
     """The part that the messages of a batch, and of a sender, have in common.

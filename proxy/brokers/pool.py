@@ -12,11 +12,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from proxy.brokers import Broker, Reply, Session
+from proxy.brokers.atomic import AtomicDelivery
 from proxy.brokers.publishing import Delivery
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, BrokerRefused, GatewayError, Overloaded, Stopping, Unauthorized
-from proxy.messages import Message, Station
+from proxy.messages import Manner, Message, Station
 
 TICK_SECONDS = 0.25
 RETRY_SECONDS = 0.5
@@ -77,12 +78,11 @@ class Pool:
         station: Station,
         messages: list[Message],
         seconds: float,
-        places: bool = True,
+        manner: Manner = "apart",
     ) -> None:
         """A job of the bridge: answers with an `Ack` or a `GatewayError` for each message, within `seconds`.
 
-        `places` asks for the sequence of each message. Raises `Overloaded` when all sessions are in use, `BrokerAway`
-        when the broker has been away for long.
+        Raises `Overloaded` when all sessions are in use, `BrokerAway` when the broker has been away for long.
         """
         link = self._link(credentials)
         now = link.used = self._loop.time()
@@ -90,7 +90,8 @@ class Pool:
             self._open_soon(link)
             if self._is_away(now):
                 raise BrokerAway
-        delivery = Delivery(reply, station, messages, now + seconds, link.deliveries.pop, places)
+        make = AtomicDelivery if manner == "atomic" else Delivery
+        delivery = make(reply, station, messages, now + seconds, link.deliveries.pop, manner == "together")
         link.deliveries[delivery] = None
         if link.session is not None:
             delivery.begin(link.session)

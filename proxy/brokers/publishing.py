@@ -57,7 +57,7 @@ class Delivery:
     """The messages of one produce, from hand-over to answer.
 
     `reply` is set to a list with an `Ack` or a `GatewayError` for each message, at the latest at `deadline` (the
-    loop's time). Unless `places` asks for the sequence of each message, they may be sent in a group with others.
+    loop's time). When `grouped`, they may be sent in a group with others, and their sequences are not told.
     `token` is the number of the first one's reply subject.
     """
 
@@ -93,14 +93,14 @@ class Delivery:
         messages: list[Message],
         deadline: float,
         done: Callable[[Delivery], object],
-        places: bool = True,
+        grouped: bool = False,
     ) -> None:
         self.station, self.messages, self.deadline = station, messages, deadline
-        self.grouped = not places and not messages[0].compare
+        self.grouped = grouped and not messages[0].compare
         self.session: Session | None = None
         self._reply, self._done = reply, done
         self._loop = asyncio.get_running_loop()
-        count = self._open = len(messages)
+        count = self._open = self._units()
         self._results: list[Ack | GatewayError | None] = [None] * count
         self.token = tokens.take(count)
         self._flying: dict[int, float] = {}
@@ -113,6 +113,10 @@ class Delivery:
         self._why: GatewayError | None = None
         reply.on_abandon = self.expire
 
+    def _units(self) -> int:
+        """How many results there are."""
+        return len(self.messages)
+
     # ---- sending -----------------------------------------------------------------------------------------------
 
     def begin(self, session: Session) -> None:
@@ -120,7 +124,7 @@ class Delivery:
         self.session = session
         if not self._first_sent:
             self._first_sent = self._loop.time()
-            self._send(range(len(self.messages)), self.grouped)
+            self._send(range(len(self._results)), self.grouped)
         else:
             self._repeat()
 
@@ -222,7 +226,7 @@ class Delivery:
 
     def refuse(self, error: GatewayError) -> None:
         """Ends the delivery: no session can be had, for that reason."""
-        for index in range(len(self.messages)):
+        for index in range(len(self._results)):
             if self._results[index] is None:
                 self._settle(index, self._truthful(index, error))
 
@@ -329,4 +333,7 @@ class Delivery:
                 task.cancel()
         self._done(self)
         self.session = None
-        self._reply.set(self._results)
+        self._reply.set(self._report())
+
+    def _report(self) -> list[Ack | GatewayError | None]:
+        return self._results

@@ -14,6 +14,7 @@ import msgspec
 
 from proxy.brokers import frames
 from proxy.brokers.answers import ApiError
+from proxy.brokers.atomic import AtomicDelivery, cannot
 from proxy.brokers.connection import NO_RESPONDERS, Connection
 from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Row
 from proxy.brokers.publishing import Delivery, tokens
@@ -21,6 +22,7 @@ from proxy.config import Config
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound
 from proxy.messages import Station
 
+ATOMIC_SINCE = (2, 12)
 API_SECONDS = 2.0
 MAX_KNOWN_STATIONS = 10_000
 NAME_IN_USE = 10058
@@ -150,6 +152,25 @@ class Session:
             self._gatherer.send_alone(subject, rows)
         return too_large
 
+    def publish_atomic(self, delivery: AtomicDelivery) -> int | None:
+        """Sends the messages of an atomic batch; the index of one that is too large, in which case nothing is sent.
+
+        Raises `BadRequest` where the broker knows no atomic batches.
+        """
+        if self.connection.server_version < ATOMIC_SINCE:
+            raise cannot()  # such a server would store the messages one by one
+        subject, connection = self.subject(delivery.station), self.connection
+        reply, batch = connection.reply_subject(delivery.token), f"{connection.name}-{tokens.take(1):x}"
+        pieces, last = [], len(delivery.messages)
+        for number, message in enumerate(delivery.messages, 1):
+            head = frames.headers(self.id_name, message.key, message.headers)
+            head = frames.atomic(head, batch, number, number == last)
+            if len(head) + len(message.payload) > connection.max_payload:
+                return number - 1
+            pieces.append(frames.publish(subject, reply, head, message.payload))
+        connection.send(delivery, 0, delivery.token, subject, b"".join(pieces), last)
+        return None
+
     def window(self, station: Station) -> float | None:
         """Seconds for which the station knows an id; None while that is being asked.
 
@@ -245,6 +266,8 @@ class Session:
         }
         if self.connection.server_version >= BATCHES_SINCE:
             stream["allow_batched"] = True
+        if self.connection.server_version >= ATOMIC_SINCE:
+            stream["allow_atomic"] = True
         return stream
 
     async def _ask(self, verb: str, body: dict[str, Any], shape: type[Any]) -> Any:
