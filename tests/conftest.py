@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from proxy.config import Config
+from proxy.producer import Producer
 from tests.servers import Gateway, NatsServer, children, command, eventually
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -76,3 +78,17 @@ def gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
             return gateway
 
         yield make
+
+
+@pytest.fixture
+def producer() -> Iterator[Callable[[Config], Producer]]:
+    """Starts producers: `producer(config)`; stopped at the end, whatever is still under way."""
+    with contextlib.ExitStack() as stack:
+
+        def start(config: Config) -> Producer:
+            producer = Producer(config)
+            stack.callback(producer.stop, 0)
+            producer.start()
+            return producer
+
+        yield start

@@ -1,0 +1,144 @@
+"""What the broker tests share: settings, the user they log on as, and an operator who looks into the server."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
+
+import nats
+import uvloop
+from nats.aio.client import Client
+
+from proxy.config import Config
+from proxy.credentials import Credentials
+from proxy.errors import GatewayError
+from tests.servers import NatsServer
+
+ROOT = Credentials("root", "memphis")
+USERS = {"root": "memphis"}
+MONITOR = "http: '127.0.0.1:-1'"  # on a free port, which the server's log tells
+_FETCH = 1000
+_T = TypeVar("_T")
+
+
+def settings(*urls: str, **env: Any) -> Config:
+    """The settings of a gateway for the servers at these addresses; `env` are further variables."""
+    required = {"BROKER_URL": ",".join(urls), "JWT_SECRET": "s" * 32}
+    return Config.from_environ({**required, **{name: str(value) for name, value in env.items()}})
+
+
+def run(work: Awaitable[_T]) -> _T:
+    """Runs a coroutine on a loop of the kind that the gateway uses."""
+
+    async def wait() -> _T:
+        return await work
+
+    return uvloop.run(wait())
+
+
+def failure(function: Callable[..., Any], *args: Any) -> GatewayError:
+    """The error that the function ends with."""
+    try:
+        result = function(*args)
+    except GatewayError as error:
+        return error
+    raise AssertionError(f"no error, but {result!r}")
+
+
+def facts(error: GatewayError) -> tuple[str, str, str]:
+    """What an answer tells of a message that failed: the situation, whether it is stored, whether to repeat it."""
+    return type(error).__name__, error.stored, error.repeat
+
+
+def outcomes(error: GatewayError) -> list[tuple[int, int, str]]:
+    """Index, status and `stored` of each message of a batch that failed."""
+    return [(entry["index"], entry["status"], entry["stored"]) for entry in error.fields["failed"]]
+
+
+class Stored(NamedTuple):
+    """A message as the stream has it."""
+
+    payload: bytes
+    headers: dict[str, str]
+
+
+class Operator:
+    """A user who may do everything, on a connection of its own for each question."""
+
+    def __init__(self, server: NatsServer, user: str = "root", password: str = "memphis", **options: Any) -> None:
+        self._url, self._options = server.url, {"user": user, "password": password, **options}
+
+    def ask(self, question: Callable[[Client], Awaitable[_T]]) -> _T:
+        """Connects, asks, and closes the connection."""
+
+        async def connected() -> _T:
+            client = await nats.connect(self._url, allow_reconnect=False, **self._options)
+            try:
+                return await question(client)
+            finally:
+                await client.close()
+
+        return asyncio.run(connected())
+
+    def api(self, verb: str, **body: Any) -> dict[str, Any]:
+        """Asks the JetStream API."""
+        answer = self.ask(lambda client: client.request(f"$JS.API.{verb}", json.dumps(body).encode()))
+        content: dict[str, Any] = json.loads(answer.data)
+        return content
+
+    def add(self, station: str, **config: Any) -> None:
+        """Makes the stream of a station."""
+        self.api(f"STREAM.CREATE.{station}", **{"name": station, "subjects": [f"{station}.final"], **config})
+
+    def config(self, station: str) -> dict[str, Any]:
+        """The configuration of a station's stream."""
+        config: dict[str, Any] = self.api(f"STREAM.INFO.{station}")["config"]
+        return config
+
+    def streams(self) -> list[str]:
+        """The names of all streams."""
+        return self.api("STREAM.NAMES")["streams"] or []
+
+    def count(self, station: str) -> int:
+        """How many messages the station has."""
+        return int(self.api(f"STREAM.INFO.{station}")["state"]["messages"])
+
+    def stored(self, station: str) -> list[Stored]:
+        """All messages of the station, in order."""
+
+        async def read(client: Client) -> list[Stored]:
+            stream = client.jetstream()
+            left = (await stream.stream_info(station)).state.messages
+            consumer = await stream.pull_subscribe("", stream=station)
+            messages: list[Stored] = []
+            while len(messages) < left:
+                for message in await consumer.fetch(_FETCH, timeout=2):
+                    messages.append(Stored(message.data, dict(message.headers or {})))
+            return messages
+
+        return self.ask(read)
+
+    def payloads(self, station: str) -> list[bytes]:
+        """The payloads of all messages of the station, in order."""
+        return [message.payload for message in self.stored(station)]
+
+
+def connections(server: NatsServer) -> list[dict[str, Any]]:
+    """The connections that a server with `MONITOR` in its configuration has; `authorized_user` tells whose."""
+    ports = re.findall(r"Starting http monitor on 127\.0\.0\.1:(\d+)", server.log())
+    client = http.client.HTTPConnection("127.0.0.1", int(ports[-1]), timeout=5)
+    try:
+        client.request("GET", "/connz?auth=1", headers={"Connection": "close"})
+        found: list[dict[str, Any]] = json.loads(client.getresponse().read())["connections"]
+    finally:
+        client.close()
+    return found
+
+
+def sessions(server: NatsServer, user: str = "root") -> int:
+    """How many connections that user has."""
+    return sum(connection.get("authorized_user") == user for connection in connections(server))
