@@ -95,7 +95,7 @@ class Group:
         if error.err_code in NOT_IN_A_BATCH:
             if error.err_code in (NO_BATCHES, TOO_MANY_BATCHES):
                 self._no_batches()
-            self._hear(n, Delivery.not_stored)
+            self._hear(n, lambda delivery, index: delivery.not_stored(index))
             return
         last = n == len(self._members) and n not in self._heard
         self._hear(n, lambda delivery, index: delivery.on_error(index, error))

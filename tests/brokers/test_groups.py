@@ -1,0 +1,224 @@
+"""Messages that travel together, and the truth about each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from proxy.brokers.groups import TOO_MANY_BATCHES, Group
+from proxy.errors import BatchFailed, GatewayError
+from proxy.messages import station_named
+from proxy.producer import Producer
+from tests.brokers.tools import ROOT, USERS, Operator, outcomes, settings
+from tests.servers import NatsServer
+
+ORDERS = station_named("orders")
+SMALL, LARGE = b"s" * 10, b"L" * 2000
+LIMITED = {"allow_batched": True, "max_msg_size": 1000}
+
+Start = Callable[..., NatsServer]
+
+
+@pytest.fixture
+def server(nats_server: Start) -> NatsServer:
+    """A server that knows batches."""
+    return nats_server(users=USERS)
+
+
+@pytest.fixture
+def producer(server: NatsServer) -> Iterator[Producer]:
+    """A producer to that server."""
+    producer = Producer(settings(server.url))
+    producer.start()
+    yield producer
+    producer.stop(1)
+
+
+def produce(producer: Producer, payloads: list[bytes]) -> list[tuple[int, int, str]]:
+    """Produces a batch as a group; index, status and `stored` of what failed."""
+    try:
+        producer.batch(ROOT, ORDERS, payloads, (), manner="together")
+    except BatchFailed as error:
+        return outcomes(error)
+    return []
+
+
+def test_a_batch_is_stored_in_order(server: NatsServer, producer: Producer) -> None:
+    """All messages of a group are in the stream, in their order, each with an id of its own."""
+    operator = Operator(server)
+    operator.add("orders", allow_batched=True)
+    payloads = [b"%d" % n for n in range(500)]
+    assert produce(producer, payloads) == []
+    stored = operator.stored("orders")
+    assert [message.payload for message in stored] == payloads
+    assert len({message.headers["Nats-Msg-Id"] for message in stored}) == 500
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_a_message_that_the_stream_refuses_fails_alone(server: NatsServer, producer: Producer, place: int) -> None:
+    """First, in the middle or last: the refused one has its own answer, all others are stored, once."""
+    operator = Operator(server)
+    operator.add("orders", **LIMITED)
+    payloads = [b"%d" % n for n in range(5)]
+    payloads[place] = LARGE
+    assert produce(producer, payloads) == [(place, 413, "no")]
+    assert sorted(operator.payloads("orders")) == sorted(p for p in payloads if p != LARGE)
+
+
+def test_several_refused_messages_fail_alone(server: NatsServer, producer: Producer) -> None:
+    """A group that breaks more than once still tells the truth about each message."""
+    operator = Operator(server)
+    operator.add("orders", **LIMITED)
+    payloads = [LARGE if n % 3 == 0 else b"%d" % n for n in range(20)]
+    assert produce(producer, payloads) == [(n, 413, "no") for n in range(0, 20, 3)]
+    assert sorted(operator.payloads("orders")) == sorted(p for p in payloads if p != LARGE)
+
+
+def test_a_stream_that_becomes_full_takes_what_fits(server: NatsServer, producer: Producer) -> None:
+    """Messages before the limit are stored, those after it are refused and known not to be."""
+    operator = Operator(server)
+    operator.add("orders", allow_batched=True, discard="new", max_msgs=7)
+    failed = produce(producer, [b"%d" % n for n in range(10)])
+    assert failed == [(7, 503, "no"), (8, 503, "no"), (9, 503, "no")]
+    assert operator.payloads("orders") == [b"%d" % n for n in range(7)]
+
+
+def test_a_stream_without_batches_takes_messages_one_by_one(server: NatsServer, producer: Producer) -> None:
+    """Where `allow_batched` is off the messages are stored all the same."""
+    operator = Operator(server)
+    operator.add("orders")
+    payloads = [b"%d" % n for n in range(50)]
+    assert produce(producer, payloads) == []
+    assert produce(producer, payloads) == []
+    assert operator.payloads("orders") == payloads * 2
+
+
+def test_singles_that_wait_together_are_all_stored(server: NatsServer, producer: Producer) -> None:
+    """Single messages of many callers, in groups as chance has it, are each stored once."""
+    operator = Operator(server)
+    operator.add("orders", allow_batched=True)
+    payloads = [b"%d" % n for n in range(400)]
+
+    def send(payload: bytes) -> None:
+        producer.single(ROOT, ORDERS, payload, (), manner="together")
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(send, payloads))
+    assert sorted(operator.payloads("orders")) == sorted(payloads)
+
+
+def test_a_repeated_batch_with_the_same_key_is_stored_once(server: NatsServer, producer: Producer) -> None:
+    """Duplicates inside a group count as stored, and are not stored again."""
+    operator = Operator(server)
+    operator.add("orders", allow_batched=True)
+    payloads = [b"%d" % n for n in range(20)]
+    for _ in range(2):
+        producer.batch(ROOT, ORDERS, payloads, (), key="k1", manner="together")
+    assert operator.payloads("orders") == payloads
+
+
+def test_a_group_for_an_absent_station_says_so_for_each(producer: Producer) -> None:
+    """No stream listens: every message is not stored, with 404."""
+    assert produce(producer, [SMALL] * 3) == [(n, 404, "no") for n in range(3)]
+
+
+class Recorder:
+    """A delivery that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def stored(self, index: int) -> None:
+        """Stored as one of a group."""
+        self.told.append(("stored", index))
+
+    def not_stored(self, index: int) -> None:
+        """To be sent again."""
+        self.told.append(("again", index))
+
+    def on_error(self, index: int, error: GatewayError) -> None:
+        """Refused."""
+        self.told.append(("refused", index))
+
+    def answered(self, index: int, data: bytes, status: str | None) -> None:
+        """Answered like a message of its own."""
+        self.told.append((status or "answered", index))
+
+    def lost(self, index: int) -> None:
+        """The connection ended."""
+        self.told.append(("lost", index))
+
+
+def group_of(count: int) -> tuple[Group, Recorder, list[str]]:
+    """A group, the delivery all its messages are of, and what it asks the connection for."""
+    recorder, asked = Recorder(), []
+    group = Group(
+        [(recorder, index) for index in range(count)],  # type: ignore[misc]
+        close=lambda: asked.append("close"),
+        no_batches=lambda: asked.append("no batches"),
+        forget=lambda: asked.append("forget"),
+    )
+    return group, recorder, asked
+
+
+def test_too_many_open_batches_sends_messages_alone() -> None:
+    """The stream has too many batches open: nothing is stored yet, and groups rest for a while."""
+    group, recorder, asked = group_of(2)
+    for n in (1, 2):
+        group.answered(n, b'{"error":{"code":429,"err_code":%d},"stream":"s","seq":0}' % TOO_MANY_BATCHES, None)
+    assert recorder.told == [("again", 0), ("again", 1)]
+    assert set(asked) == {"no batches", "forget"}
+
+
+def test_a_batch_ended_early_sends_the_rest_again() -> None:
+    """A leader that leaves in the middle commits what it has: what is not in the count is sent again."""
+    group, recorder, asked = group_of(3)
+    group.answered(2, b'{"type":"gap","last_seq":2,"seq":3}', None)
+    group.answered(3, b'{"stream":"s","seq":9,"batch":"b","count":1}', None)
+    assert recorder.told == [("stored", 0), ("again", 1), ("again", 2)]
+    assert asked == ["forget"]
+
+
+def test_flow_acks_and_strangers_settle_nothing() -> None:
+    """Neither news about the flow nor the answer of a core subscriber is an ack."""
+    group, recorder, _ = group_of(2)
+    group.answered(1, b'{"type":"ack","seq":0,"msgs":500}', None)
+    group.answered(1, b"hello", None)
+    group.answered(1, b"{}", None)
+    assert recorder.told == []
+
+
+def test_no_responders_in_the_middle_is_told_to_that_message() -> None:
+    """A leaderless stream answers 503 to each message; the others wait on."""
+    group, recorder, _ = group_of(2)
+    group.answered(2, b"", "503")
+    assert recorder.told == [("503", 1)]
+
+
+def test_a_server_that_knows_no_batches_answers_each_message() -> None:
+    """An ordinary ack on a message's reply subject is that message's."""
+    group, recorder, asked = group_of(2)
+    group.answered(1, b'{"stream":"s","seq":1}', None)
+    group.answered(2, b'{"stream":"s","seq":2}', None)
+    assert recorder.told == [("answered", 0), ("answered", 1)]
+    assert asked == ["forget"]
+
+
+def test_the_refused_last_message_closes_the_batch_once() -> None:
+    """Its batch would stay open for seconds: it is closed, and the first word about a message counts."""
+    group, recorder, asked = group_of(2)
+    refusal = b'{"error":{"code":400,"err_code":10054},"stream":"s","seq":0}'
+    group.answered(2, refusal, None)
+    group.answered(2, refusal, None)
+    group.answered(2, b'{"stream":"s","seq":1,"batch":"b","count":1}', None)
+    assert recorder.told == [("refused", 1), ("stored", 0)]
+    assert asked.count("close") == 1
+
+
+def test_a_lost_connection_loses_all() -> None:
+    """Nothing is known of any message of the group."""
+    group, recorder, _ = group_of(2)
+    group.lost(0)
+    assert recorder.told == [("lost", 0), ("lost", 1)]
