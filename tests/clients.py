@@ -1,0 +1,157 @@
+"""What talks to a running gateway in tests: a sender over HTTP, and a reader of what the broker has stored."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+import nats
+from nats.aio.client import Client as NatsClient
+from nats.js.api import StreamConfig
+
+from proxy.brokers import embedded
+from tests.servers import Gateway
+
+JSON = "application/json"
+STORED = {"error": None, "success": True}
+_Value = TypeVar("_Value")
+
+
+class Answer(NamedTuple):
+    """A response; the names of its headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class Sender:
+    """A user of a gateway, on one connection that is kept open: `with Sender(gateway.host) as sender: ...`.
+
+    It logs on when it is entered; `token` and `refresh_token` are what it got.
+    """
+
+    def __init__(self, host: str, user: str = "root", secret: str = "memphis") -> None:
+        self.user, self.secret = user, secret
+        self.token = self.refresh_token = ""
+        self._connection = http.client.HTTPConnection(host, timeout=30)
+
+    def __enter__(self) -> Sender:
+        answer = self.log_on()
+        assert answer.status == 200, answer.body
+        self.token, self.refresh_token = answer.json["jwt"], answer.json["jwt_refresh_token"]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._connection.close()
+
+    def log_on(self) -> Answer:
+        """Sends the credentials."""
+        body = {"username": self.user, "connection_token": self.secret}
+        return self.post("/auth/authenticate", json.dumps(body).encode(), JSON)
+
+    def single(self, station: str, payload: bytes, content_type: str | None = JSON, **headers: str) -> Answer:
+        """Produces one message; underscores in the names of headers stand for hyphens."""
+        return self._produce(f"/stations/{station}/produce/single", payload, content_type, headers)
+
+    def batch(self, station: str, body: bytes, content_type: str = JSON, **headers: str) -> Answer:
+        """Produces the messages in the body."""
+        return self._produce(f"/stations/{station}/produce/batch", body, content_type, headers)
+
+    def post(self, path: str, body: bytes, content_type: str | None, **headers: str) -> Answer:
+        """Sends a POST with exactly these headers and those of HTTP itself."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.request("POST", path, body, named | ({"Content-Type": content_type} if content_type else {}))
+
+    def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+        """Sends a request and reads the answer."""
+        self._connection.request(method, path, body, dict(headers))
+        response = self._connection.getresponse()
+        return Answer(response.status, {n.lower(): v for n, v in response.getheaders()}, response.read())
+
+    def reconnect(self) -> None:
+        """Has the next request open a new connection."""
+        self._connection.close()
+
+    def _produce(self, path: str, body: bytes, content_type: str | None, headers: dict[str, str]) -> Answer:
+        return self.post(path, body, content_type, Authorization=f"Bearer {self.token}", **headers)
+
+
+class Stored(NamedTuple):
+    """A message as the stream has it."""
+
+    payload: bytes
+    headers: dict[str, str]
+
+
+class Reader:
+    """Reads and makes streams at a broker; `options` are those of `nats.connect`."""
+
+    def __init__(self, url: str, user: str = "root", secret: str = "memphis", **options: Any) -> None:
+        self._options = {"servers": [url], "user": user, "password": secret, "allow_reconnect": False, **options}
+
+    def messages(self, stream: str) -> list[Stored]:
+        """All messages of a stream, in its order; none for a stream that does not exist."""
+        return self._run(lambda client: _messages(client, stream))
+
+    def payloads(self, stream: str) -> list[bytes]:
+        """The payloads of these."""
+        return [message.payload for message in self.messages(stream)]
+
+    def make(self, stream: str, **config: Any) -> None:
+        """Makes a stream that takes the messages of the station of that name."""
+        settings = StreamConfig(name=stream, subjects=[f"{stream}.final"], **config)
+        self._run(lambda client: client.jetstream().add_stream(settings))
+
+    def _run(self, work: Callable[[NatsClient], Awaitable[_Value]]) -> _Value:
+        async def run() -> _Value:
+            client = await nats.connect(**self._options)
+            try:
+                return await work(client)
+            finally:
+                await client.close()
+
+        return asyncio.run(asyncio.wait_for(run(), 30))
+
+
+async def _messages(client: NatsClient, stream: str) -> list[Stored]:
+    jetstream = client.jetstream()
+    with contextlib.suppress(nats.js.errors.NotFoundError):
+        count = (await jetstream.stream_info(stream)).state.messages
+        subscription = await jetstream.subscribe("", stream=stream, ordered_consumer=True)
+        read = [await subscription.next_msg(timeout=10) for _ in range(count)]
+        return [Stored(message.data, dict(message.headers or {})) for message in read]
+    return []
+
+
+def embedded_broker(gateway: Gateway) -> Reader:
+    """A reader at the embedded broker of a gateway that keeps its data in its working directory."""
+    return Reader(embedded.address(gateway.directory / "data"))
+
+
+def embedded_pid(gateway: Gateway) -> int:
+    """The process id of that gateway's nats-server."""
+    return int(json.loads((gateway.directory / "data" / "broker.json").read_text())["pid"])
+
+
+def produced(answer: Answer) -> bool:
+    """Whether the answer says that everything is stored."""
+    return answer.status == 200 and answer.json == STORED
+
+
+def new_directory(base: Path, name: str) -> Path:
+    """A directory of that name which did not exist."""
+    directory = base / name
+    directory.mkdir()
+    return directory
