@@ -263,7 +263,7 @@ class BatchFailed(GatewayError):
 
     def __init__(self, total: int, failures: list[tuple[int, GatewayError]], **fields: Any) -> None:
         super().__init__(f"{len(failures)} of {total} messages failed", **fields)
-        self.status = _batch_status([error for _, error in failures])
+        self.status = _batch_status(total, [error for _, error in failures])
         self.stored, self.repeat = _batch_truth(total, [error for _, error in failures])
         self.fields |= {
             "errors": [error.message for _, error in failures],
@@ -277,10 +277,10 @@ class BatchFailed(GatewayError):
         return [("Retry-After", "1")] if self.status == HTTPStatus.SERVICE_UNAVAILABLE else []
 
 
-def _batch_status(errors: list[GatewayError]) -> int:
-    """One status for many errors: the one they share, else 504 before 503 before 400."""
+def _batch_status(total: int, errors: list[GatewayError]) -> int:
+    """One status for many errors: the one that all messages share, else 504 before 503 before 400."""
     statuses = {error.status for error in errors}
-    if len(statuses) == 1 and statuses & {401, 403, 404, 413, 503}:
+    if len(errors) == total and len(statuses) == 1 and statuses & {401, 403, 404, 413, 503}:
         return statuses.pop()
     if any(error.stored == "unknown" for error in errors):
         return 504

@@ -165,6 +165,16 @@ def test_a_message_of_four_mebibytes(sender: Sender, broker: Reader) -> None:
     assert broker.payloads("large") == [payload]
 
 
+def test_the_good_messages_of_a_batch_are_stored_although_others_fail(sender: Sender, broker: Reader) -> None:
+    """An element that is larger than the stream takes fails alone, and is named by its index."""
+    broker.make("narrow", max_msg_size=1000)
+    answer = sender.batch("narrow", b'[{"n": 0}, "' + b"x" * 2000 + b'", {"n": 2}]')
+    assert (answer.status, answer.json["error"]) == (400, "1 of 3 messages failed")
+    assert [(f["index"], f["stored"], f["status"]) for f in answer.json["failed"]] == [(1, "no", 413)]
+    assert (answer.json["sent"], answer.json["fail"], answer.json["stored"]) == (2, 1, "partly")
+    assert broker.payloads("narrow") == [b'{"n": 0}', b'{"n": 2}']
+
+
 def test_a_token_in_the_query_will_do(sender: Sender, broker: Reader) -> None:
     """For senders that cannot set headers."""
     path = f"/stations/query/produce/single?authorization={sender.token}"
