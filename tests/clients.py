@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import nats
@@ -37,29 +35,24 @@ class Answer(NamedTuple):
 
 
 class Sender:
-    """A user of a gateway, on one connection that is kept open: `with Sender(gateway.host) as sender: ...`.
-
-    It logs on when it is entered; `token` and `refresh_token` are what it got.
-    """
+    """A user of a gateway, on one connection that is kept open. `logged_on` makes one with tokens."""
 
     def __init__(self, host: str, user: str = "root", secret: str = "memphis") -> None:
         self.user, self.secret = user, secret
         self.token = self.refresh_token = ""
         self._connection = http.client.HTTPConnection(host, timeout=30)
 
-    def __enter__(self) -> Sender:
-        answer = self.log_on()
-        assert answer.status == 200, answer.body
-        self.token, self.refresh_token = answer.json["jwt"], answer.json["jwt_refresh_token"]
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._connection.close()
-
     def log_on(self) -> Answer:
-        """Sends the credentials."""
+        """Sends the credentials, and keeps the tokens that come."""
         body = {"username": self.user, "connection_token": self.secret}
-        return self.post("/auth/authenticate", json.dumps(body).encode(), JSON)
+        answer = self.post("/auth/authenticate", json.dumps(body).encode(), JSON)
+        if answer.status == 200:
+            self.token, self.refresh_token = answer.json["jwt"], answer.json["jwt_refresh_token"]
+        return answer
+
+    def refresh(self) -> Answer:
+        """Sends the refresh token."""
+        return self.post("/auth/refreshToken", b"", None, Authorization=f"Bearer {self.refresh_token}")
 
     def single(self, station: str, payload: bytes, content_type: str | None = JSON, **headers: str) -> Answer:
         """Produces one message; underscores in the names of headers stand for hyphens."""
@@ -80,12 +73,21 @@ class Sender:
         response = self._connection.getresponse()
         return Answer(response.status, {n.lower(): v for n, v in response.getheaders()}, response.read())
 
-    def reconnect(self) -> None:
-        """Has the next request open a new connection."""
+    def close(self) -> None:
+        """Closes the connection; the next request opens another."""
         self._connection.close()
 
     def _produce(self, path: str, body: bytes, content_type: str | None, headers: dict[str, str]) -> Answer:
         return self.post(path, body, content_type, Authorization=f"Bearer {self.token}", **headers)
+
+
+@contextlib.contextmanager
+def logged_on(host: str, user: str = "root", secret: str = "memphis") -> Iterator[Sender]:
+    """A sender that has tokens."""
+    with contextlib.closing(Sender(host, user, secret)) as sender:
+        answer = sender.log_on()
+        assert answer.status == 200, answer.body
+        yield sender
 
 
 class Stored(NamedTuple):
@@ -143,15 +145,3 @@ def embedded_broker(gateway: Gateway) -> Reader:
 def embedded_pid(gateway: Gateway) -> int:
     """The process id of that gateway's nats-server."""
     return int(json.loads((gateway.directory / "data" / "broker.json").read_text())["pid"])
-
-
-def produced(answer: Answer) -> bool:
-    """Whether the answer says that everything is stored."""
-    return answer.status == 200 and answer.json == STORED
-
-
-def new_directory(base: Path, name: str) -> Path:
-    """A directory of that name which did not exist."""
-    directory = base / name
-    directory.mkdir()
-    return directory

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import STORED, Reader, Sender, Stored, embedded_broker
+from tests.clients import STORED, Reader, Sender, Stored, embedded_broker, logged_on
 from tests.servers import Gateway
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 @pytest.fixture
 def sender(running: Gateway) -> Iterator[Sender]:
     """The embedded broker's user."""
-    with Sender(running.host) as sender:
+    with logged_on(running.host) as sender:
         yield sender
 
 
@@ -142,7 +142,7 @@ def test_a_key_is_good_for_one_message_in_all_workers(running: Gateway, broker: 
     """The same request on many connections: stored once, and each answer tells which message it is."""
     acks = []
     for _ in range(6):
-        with Sender(running.host) as sender:
+        with logged_on(running.host) as sender:
             answer = sender.single("keyed", b"{}", Idempotency_Key="k-1", Prefer="return=representation")
             acks.append(answer.json["ack"])
     assert acks[0] == {"station": "keyed", "sequence": 1, "duplicate": False}
@@ -213,10 +213,10 @@ def test_messages_survive_a_restart_of_the_gateway(tmp_path: Path) -> None:
     """What was acknowledged is there, the tokens of before are good, and the station goes on where it was."""
     gateway = Gateway(tmp_path, {"WEB_CONCURRENCY": "2"})
     try:
-        with Sender(gateway.start().host) as before:
+        with logged_on(gateway.start().host) as before:
             assert before.single("kept", b"1").json == STORED
         gateway.stop(signal.SIGINT)
-        with Sender(gateway.start().host) as sender:
+        with logged_on(gateway.start().host) as sender:
             sender.token = before.token
             answer = sender.single("kept", b"2", Prefer="return=representation")
         assert answer.json["ack"]["sequence"] == 2
