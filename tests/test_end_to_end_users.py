@@ -6,6 +6,7 @@ import contextlib
 import signal
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -97,6 +98,17 @@ def test_a_secret_can_be_changed_without_logging_anybody_off(gateways: Gateways)
         assert moved.single("shared", b"{}").json == STORED
         sender.token = moved.refresh().json["jwt"]
         assert sender.single("shared", b"{}").status == 401
+
+
+def test_a_message_of_a_user_who_may_not_is_refused_at_once(gateways: Gateways, broker: NatsServer) -> None:
+    """403 as soon as the broker says so, single and batch; the session stays good for what the user may do."""
+    with logged_on(gateways.first.host, "shop", "shop-token") as shop:
+        began = time.monotonic()
+        single, batch = shop.single("stock", b"{}"), shop.batch("stock", b"[1, 2]")
+        assert time.monotonic() - began < 1
+        assert [(a.status, a.json["stored"], a.json["repeat"]) for a in (single, batch)] == [(403, "no", "never")] * 2
+        assert shop.single("orders", b'"after the refusal"').json == STORED
+    assert b'"after the refusal"' in Reader(broker.url).payloads("orders")
 
 
 def test_a_user_who_cannot_receive_acks_is_told_at_log_on(gateways: Gateways) -> None:

@@ -214,6 +214,7 @@ class Delivery:
     def denied(self, index: int, maybe_stored: bool) -> None:
         """The broker does not let this user produce to this station."""
         error = Forbidden(f"the broker does not allow this user to produce to station {self.station.name}")
+        self._flying.pop(index, None)
         if maybe_stored:
             self._unanswered.add(index)
         self._settle(index, self._truthful(index, error))
