@@ -1,21 +1,45 @@
-"""What goes to a station, and what comes back: message in, ack out."""
+"""What goes where, and what comes back: station, message in, ack out."""
 
 from __future__ import annotations
 
+import functools
+import re
 from typing import NamedTuple
+
+from proxy.errors import BadStationName
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,126}[a-z0-9])?", re.ASCII)
+
+
+class Station(NamedTuple):
+    """A station: `name` as clients see it, `internal` as brokers store it (`.` becomes `#`)."""
+
+    name: str
+    internal: str
+
+
+@functools.lru_cache(maxsize=4096)
+def station_named(text: str) -> Station:
+    """The station of that name; the case of letters does not count. Raises `BadStationName`."""
+    name = text.lower()
+    if not text.isascii() or not _NAME.fullmatch(name):
+        raise BadStationName
+    return Station(name, name.replace(".", "#"))
 
 
 class Message(NamedTuple):
     """One message for a station.
 
     `payload` is stored byte for byte; `headers` are names in lower case with their values; `key` is the broker's
-    de-duplication id; `named` tells that the sender chose the key, so a duplicate must have the same bytes.
+    de-duplication id. `named` tells that the sender chose the key. `compare` asks, when the broker knows the key, to
+    compare the payload with the stored one (keys that contain a digest of the payload need no comparison).
     """
 
     payload: bytes
     headers: tuple[tuple[str, str], ...]
     key: str
     named: bool = False
+    compare: bool = False
 
 
 class Ack(NamedTuple):

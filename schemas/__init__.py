@@ -1,1 +1,29 @@
 """What request and response bodies look like, one module for each blueprint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from marshmallow import Schema, ValidationError
+
+from proxy.errors import BadBody
+
+
+def load(shape: Schema, body: Any) -> dict[str, Any]:
+    """The body in that shape. Raises `BadBody`, which names each field that is wrong, and what it must be."""
+    try:
+        loaded: dict[str, Any] = shape.load(body)
+    except ValidationError as error:
+        raise BadBody("; ".join(_faults(error.messages_dict))) from None
+    return loaded
+
+
+def _faults(messages: dict[str, Any], place: str = "") -> Iterator[str]:
+    """Marshmallow's nested messages as lines like `username: Missing data for required field.`"""
+    for name, fault in messages.items():
+        here = f"{place}.{name}" if place else str(name)
+        if isinstance(fault, dict):
+            yield from _faults(fault, here)
+        else:
+            yield f"{here}: {' '.join(map(str, fault))}" if name != "_schema" else " ".join(map(str, fault))

@@ -1,1 +1,95 @@
-"""The brokers behind the gateway, one module each."""
+"""The brokers behind the gateway, one module each, found by the scheme of `BROKER_URL`.
+
+No broker is imported before it is asked for: gunicorn's master must have neither nats nor asyncio in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from proxy.brokers.publishing import Delivery
+    from proxy.config import Config
+    from proxy.credentials import Credentials
+    from proxy.messages import Station
+
+Notice = Callable[..., None]
+
+BROKERS = {
+    "embedded": "proxy.brokers.jetstream:JetStream",
+    "nats": "proxy.brokers.jetstream:JetStream",
+    "tls": "proxy.brokers.jetstream:JetStream",
+}
+
+
+class Reply(Protocol):
+    """Where a job puts its answer, once; as the bridge hands it over."""
+
+    on_abandon: Callable[[], object] | None
+
+    def set(self, value: Any) -> None:
+        """Answers."""
+
+
+class Session(Protocol):
+    """One broker connection as one user: it publishes, and knows about stations. It ends once and never reconnects."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether messages can be sent."""
+
+    @property
+    def max_payload(self) -> int:
+        """Most bytes of headers and payload that the broker takes in a message."""
+
+    @property
+    def proved_at(self) -> float:
+        """When, by the loop's clock, the broker last gave a sign of life that was asked for."""
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """Has `function` called once when the session has ended."""
+
+    def publish(self, delivery: Delivery, index: int, token: int) -> bool:
+        """Sends one message; false when the broker takes none of that size."""
+
+    def forget(self, token: int) -> None:
+        """Waits for the answer to a message no longer."""
+
+    def check(self) -> None:
+        """Asks the broker for a sign of life; the session ends when none comes."""
+
+    def window(self, station: Station) -> float | None:
+        """Seconds for which the station knows a de-duplication id; None while that is being asked."""
+
+    async def ensure(self, station: Station) -> bool:
+        """True when it has created the station, false when it was there. Raises when there is none."""
+
+    async def stored(self, station: Station, sequence: int) -> bytes | None:
+        """The payload with that sequence; None when the user may not read it."""
+
+    async def close(self) -> None:
+        """Ends the session."""
+
+
+class Broker(Protocol):
+    """A kind of broker at the addresses that the settings name."""
+
+    async def connect(self, credentials: Credentials) -> Session:
+        """Logs on, which proves the credentials.
+
+        Raises `Unauthorized`, `Forbidden`, `BrokerAway`, `BrokerRefused` or `OpenBroker`.
+        """
+
+    async def check(self) -> None:
+        """Sees that the broker answers, and does not let everyone in; raises as `connect` does."""
+
+
+def open_broker(config: Config, notice: Notice) -> Broker:
+    """The broker that the settings name; `notice(event, **fields)` is told what a log should know of."""
+    scheme = "embedded" if config.embedded else config.broker_url[0].partition("://")[0]
+    module, _, attribute = BROKERS[scheme].partition(":")
+    make: Any = getattr(importlib.import_module(module), attribute)
+    broker: Broker = make(config, notice)
+    return broker

@@ -1,0 +1,87 @@
+"""The one place where the parts are put together."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import structlog
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from proxy import auth, logs, monitoring, stations
+from proxy.brokers.embedded import kept_secret
+from proxy.config import Config
+from proxy.edge import REQUEST_ID, Edge
+from proxy.errors import (
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    RouteNotFound,
+    TooLarge,
+    Unauthorized,
+    to_response,
+)
+from proxy.extension import Stations
+from proxy.sealing import ENOUGH_BYTES
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """The gateway as a Flask application; with no `config` the environment's settings count.
+
+    Nothing connects yet: `app.extensions["stations"].start()` does, or the first request that needs it.
+    """
+    config = _settled(config or Config.from_environ(os.environ))
+    logs.configure(config.log_level)
+    _warn_of_short_secrets(config)
+    app = Flask("stations", static_folder=None, template_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.url_map.merge_slashes = False
+    extension = app.extensions["stations"] = Stations(config)
+    extension.tokens.init_app(app, lambda: _answer(Unauthorized()))
+    for blueprint in (auth.bp, stations.bp, monitoring.bp):
+        app.register_blueprint(blueprint)
+    app.register_error_handler(Exception, _on_error)
+    app.wsgi_app = Edge(app.wsgi_app, config)  # type: ignore[method-assign]
+    return app
+
+
+def _settled(config: Config) -> Config:
+    """With the embedded broker the secret may be one that its data directory keeps."""
+    if config.jwt_secret or not config.embedded:
+        return config
+    return dataclasses.replace(config, jwt_secret=kept_secret(config.data_dir))
+
+
+def _warn_of_short_secrets(config: Config) -> None:
+    for name in ("jwt_secret", "jwt_secret_previous", "refresh_jwt_secret", "refresh_jwt_secret_previous"):
+        if 0 < len(getattr(config, name).encode()) < ENOUGH_BYTES:
+            structlog.get_logger().warning("short_secret", variable=name.upper(), advice=f"use {ENOUGH_BYTES} bytes")
+
+
+def _on_error(error: Exception) -> Response | HTTPException:
+    if isinstance(error, HTTPException):
+        if error.response is not None or (error.code or 500) < 400:
+            return error  # a redirect, or an answer that a route of a team's own has made
+        error = _translate(error)
+    return _answer(error)
+
+
+def _translate(error: HTTPException) -> GatewayError:
+    """Ours for werkzeug's."""
+    if error.code == 404:
+        return RouteNotFound()
+    if error.code == 405:
+        return MethodNotAllowed(allowed=tuple(getattr(error, "valid_methods", None) or ()))
+    if error.code == 413:
+        return TooLarge(f"the body is larger than {request.max_content_length} bytes")
+    ours = BadRequest(error.description or "")
+    ours.status = error.code or 500
+    return ours
+
+
+def _answer(error: Exception) -> Response:
+    environ = request.environ
+    accept, path = environ.get("HTTP_ACCEPT", ""), environ.get("PATH_INFO", "")
+    status, headers, body = to_response(error, accept=accept, request_id=environ.get(REQUEST_ID, ""), path=path)
+    return Response(body, status, headers)

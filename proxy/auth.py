@@ -1,0 +1,100 @@
+"""`/auth`: credentials become tokens, a refresh token becomes new ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+import schemas
+from proxy.credentials import Credentials
+from proxy.errors import BadBody, Unauthorized, UnsupportedMediaType, encode
+from proxy.extension import the_stations
+from proxy.shaping import check_json
+from proxy.tokens import Caller, Issued
+from schemas.auth import Authenticate, Refresh, Tokens
+
+bp = Blueprint("auth", __name__, url_prefix="/auth")
+
+COOKIE = "jwt-refresh-token"
+_AUTHENTICATE, _REFRESH, _TOKENS = Authenticate(), Refresh(), Tokens()
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+_NUMBERS = ("account_id", "token_expiry_in_minutes", "refresh_token_expiry_in_minutes")
+
+
+@bp.post("/authenticate")
+def authenticate() -> Response:
+    """Proves a user's credentials to the broker, and issues tokens."""
+    fields = schemas.load(_AUTHENTICATE, _fields() | _account_in_query())
+    credentials = _credentials(fields)
+    request.environ["stations.user"] = credentials.user
+    extension = the_stations()
+    extension.producer.log_on(credentials)
+    lifetimes = fields["token_expiry_in_minutes"], fields["refresh_token_expiry_in_minutes"]
+    return _answer(extension.tokens.issue(credentials, *lifetimes))
+
+
+@bp.post("/refreshToken")
+def refresh() -> Response:
+    """Issues new tokens for a refresh token, whose credentials the broker must still take."""
+    fields = schemas.load(_REFRESH, _fields() if request.content_length or request.is_json else {})
+    caller = _refresher(fields["jwt_refresh_token"] or "")
+    request.environ["stations.user"] = caller.credentials.user
+    extension = the_stations()
+    extension.producer.log_on(caller.credentials)
+    lifetimes = fields["token_expiry_in_minutes"], fields["refresh_token_expiry_in_minutes"]
+    return _answer(extension.tokens.issue(caller.credentials, *lifetimes, family=caller.family))
+
+
+def _refresher(in_body: str) -> Caller:
+    """The first of body, cookie and header that is a refresh token: old clients send an access token in the header."""
+    header = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")[2].strip()
+    for token in (in_body, request.cookies.get(COOKIE, ""), header):
+        if token and (caller := the_stations().tokens.verify_refresh(token)):
+            return caller
+    raise Unauthorized
+
+
+def _fields() -> dict[str, Any]:
+    """The body: a JSON object, or a form, whose numbers are text."""
+    if request.mimetype in _FORMS:
+        return {name: _number(value) if name in _NUMBERS else value for name, value in request.form.items()}
+    if not request.is_json:
+        raise UnsupportedMediaType("send application/json or application/x-www-form-urlencoded")
+    check_json(request.get_data())
+    body = json.loads(request.get_data())
+    if not isinstance(body, dict):
+        raise BadBody("the body must be a JSON object")
+    return body
+
+
+def _account_in_query() -> dict[str, Any]:
+    account = request.args.get("accountId")
+    return {} if account is None else {"account_id": _number(account)}
+
+
+def _number(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?\d{1,15}", text, re.ASCII) else text
+
+
+def _credentials(fields: dict[str, Any]) -> Credentials:
+    """A user may name its account behind a `$`; a field of its own wins over that."""
+    account = str(fields.get("account_id", "") or re.search(r"\$(\d+)$|$", fields["username"])[1] or "")  # type: ignore[index]
+    return Credentials(fields["username"], fields["secret"], account)
+
+
+def _answer(issued: Issued) -> Response:
+    response = Response(encode(_TOKENS.dump(issued)), mimetype="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    response.set_cookie(
+        COOKIE,
+        issued.refresh,
+        max_age=issued.refresh_seconds,
+        path="/auth",
+        secure=request.is_secure,
+        httponly=True,
+        samesite="Strict",
+    )
+    return response

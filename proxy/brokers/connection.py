@@ -1,0 +1,297 @@
+"""One connection to a NATS server as one user: frames out, replies in, and what the server refuses.
+
+It wraps nats-py, and is the one place that knows its exceptions and the texts of `-ERR` lines. A connection never
+reconnects: nats-py would replay what callers were told had failed. It ends, and says so once.
+
+Private parts of nats-py are used in three places, each guarded by `tests/brokers/test_connection.py`:
+`_transport.write` takes a whole group of frames at once; `_server_info` holds the server's id; `_process_info` is where
+TLS is insisted on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.nuid import NUID
+
+from proxy.brokers import Notice
+from proxy.credentials import Credentials
+from proxy.errors import BrokerAway, BrokerRefused, Forbidden, Unauthorized
+
+NO_RESPONDERS = "503"
+PING_SECONDS = 20
+CHECK_SECONDS = 3.0
+DENIAL_GRACE_SECONDS = 0.25
+MAX_ACKED_SUBJECTS = 10_000
+
+_DENIED = re.compile(r'permissions violation for (publish|subscription) (?:to|with reply of) "([^"]*)"')
+_NOT_LET_IN = ("authorization violation", "authentication expired", "authentication revoked", "authentication timeout")
+
+
+class Owner(Protocol):
+    """Whoever sent something and is told what became of it. `index` is what it gave to `send`."""
+
+    def answered(self, index: int, data: bytes, status: str | None) -> None:
+        """A reply came."""
+
+    def denied(self, index: int, maybe_stored: bool) -> None:
+        """The server does not let this user publish that."""
+
+    def lost(self, index: int) -> None:
+        """The connection ended before a reply came."""
+
+
+class Waiting(NamedTuple):
+    """A sent frame whose reply has not come: whose it is, which of its messages, and where it went."""
+
+    owner: Owner
+    item: int
+    subject: str
+
+
+class Options(NamedTuple):
+    """How to connect: TLS for servers that want it, the inbox prefix, the client's name."""
+
+    tls: ssl.SSLContext
+    inbox_prefix: str = "_INBOX"
+    name: str = "stations"
+    notice: Notice = lambda event, **fields: None
+
+
+class _Client(Client):
+    """nats-py's client, except that `tls://` means TLS: nats-py would send the password in clear to a server
+    that does not ask for TLS.
+    """
+
+    insist = False
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self.insist:
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise nats.errors.SecureConnRequiredError
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+
+class Connection:
+    """A live connection; make it with `connect`.
+
+    `send` writes a frame and registers its owner under a token; the owner is told of the reply, a denial, or the end
+    of the connection. `on_end` is called once when it has ended for whatever reason.
+    """
+
+    def __init__(self, client: Client, options: Options) -> None:
+        self.alive = False
+        self.proved_at = 0.0
+        self.on_end: Callable[[], None] = lambda: None
+        self._client, self._notice = client, options.notice
+        self._loop = asyncio.get_running_loop()
+        self._inbox = f"{options.inbox_prefix}.{NUID().next().decode()}."
+        self._skip = len(self._inbox)
+        self._waiting: dict[int, Waiting] = {}
+        self._frames: list[bytes] = []
+        self._acked: set[str] = set()
+        self._owed: dict[str, int] = {}
+        self._refused_inbox = False
+        self._checking: asyncio.Task[None] | None = None
+
+    @property
+    def max_payload(self) -> int:
+        """Most bytes of headers and payload together that the server takes."""
+        return int(self._client.max_payload)
+
+    @property
+    def server_id(self) -> str:
+        """The id of this server's process."""
+        return str(self._client._server_info.get("server_id", ""))
+
+    @property
+    def server_version(self) -> tuple[int, int]:
+        """Major and minor version of the server."""
+        version = self._client.connected_server_version
+        return version.major, version.minor
+
+    @property
+    def waiting(self) -> int:
+        """How many replies are still to come."""
+        return len(self._waiting)
+
+    def reply_subject(self, token: int) -> str:
+        """Where the reply to the frame with this token must go."""
+        return f"{self._inbox}{token:x}"
+
+    def send(self, owner: Owner, index: int, token: int, subject: str, frame: bytes) -> None:
+        """Sends a frame, at the end of this turn of the loop; its reply goes to `reply_subject(token)`."""
+        self._waiting[token] = Waiting(owner, index, subject)
+        if not self._frames:
+            self._loop.call_soon(self._write)
+        self._frames.append(frame)
+
+    def forget(self, token: int) -> None:
+        """Waits for this reply no longer."""
+        self._waiting.pop(token, None)
+
+    def check(self) -> None:
+        """Asks the server for a sign of life; one that gives none within 3 s ends the connection.
+
+        `proved_at` (the loop's time) tells when it last gave one.
+        """
+        if self.alive and self._checking is None:
+            self._checking = self._loop.create_task(self._check())
+
+    async def close(self) -> None:
+        """Closes the connection, within seconds."""
+        self._end()
+        await _close(self._client)
+
+    async def open(self) -> None:
+        """Subscribes to the replies; a user who may not is told so now, not by a time-out later."""
+        await self._client.subscribe(f"{self._inbox}*", cb=self._on_reply)
+        for _ in range(2):  # nats-py's first PING may overtake the SUB, its second cannot
+            await self._client.flush(timeout=int(CHECK_SECONDS))
+        if self._refused_inbox:
+            prefix = self._inbox.split(".", 1)[0]
+            raise Forbidden(f"this user may not receive acks on {prefix}.> (see BROKER_INBOX_PREFIX)")
+        self.alive = True
+
+    def _write(self) -> None:
+        frames, self._frames = self._frames, []
+        if self.alive:
+            self._client._transport.write(b"".join(frames))  # type: ignore[union-attr]
+
+    async def _check(self) -> None:
+        try:
+            await self._client.flush(timeout=int(CHECK_SECONDS))
+            self.proved_at = self._loop.time()
+        except (nats.errors.Error, asyncio.TimeoutError, OSError):
+            self._notice("broker_silent", server=self.server_id)
+            await self.close()
+        finally:
+            self._checking = None
+
+    async def _on_reply(self, message: Msg) -> None:
+        waiting = self._waiting.get(int(message.subject[self._skip :], 16))
+        if waiting is None:
+            return
+        status = message.headers.get("Status") if message.headers else None
+        if status is None and len(self._acked) < MAX_ACKED_SUBJECTS:
+            self._acked.add(waiting.subject)
+        waiting.owner.answered(waiting.item, message.data, status)
+
+    async def on_error(self, error: Exception) -> None:
+        """nats-py's report of an `-ERR` line, or of an error of its own."""
+        match = _DENIED.search(str(error).lower())
+        if match is None:
+            if isinstance(error, nats.errors.UnexpectedEOF):
+                self._end()
+            return
+        kind, subject = match.groups()
+        if kind == "subscription":
+            self._refused_inbox |= subject == f"{self._inbox}*".lower()
+        else:
+            self._on_denied(subject)
+
+    def _on_denied(self, subject: str) -> None:
+        """Tells those who wait for replies on this subject (in lower case, as nats-py hands it over).
+
+        The server sends one line for each refused publish; the first one settles all that wait, the others are owed.
+        """
+        if self._owed.get(subject, 0) > 0:
+            self._owed[subject] -= 1
+            return
+        tokens = [token for token, waiting in self._waiting.items() if waiting.subject.lower() == subject]
+        reply = [token for token in self._waiting if self.reply_subject(token).lower() == subject]
+        if any(self._waiting[token].subject in self._acked for token in tokens):
+            self._loop.call_later(DENIAL_GRACE_SECONDS, self._settle_denied, tokens, True)
+            return
+        if len(tokens) > 1 and len(self._owed) < MAX_ACKED_SUBJECTS:
+            self._owed[subject] = len(tokens) - 1
+        self._settle_denied(tokens + reply, False)
+
+    def _settle_denied(self, tokens: list[int], maybe_stored: bool) -> None:
+        for token in tokens:
+            waiting = self._waiting.pop(token, None)
+            if waiting is not None:
+                waiting.owner.denied(waiting.item, maybe_stored)
+
+    async def on_closed(self) -> None:
+        """nats-py's report that the connection is gone."""
+        self._end()
+
+    def _end(self) -> None:
+        """Tells everybody that waits, once."""
+        if not self.alive:
+            return
+        self.alive = False
+        waiting, self._waiting = self._waiting, {}
+        for entry in waiting.values():
+            entry.owner.lost(entry.item)
+        self.on_end()
+
+
+async def connect(url: str, credentials: Credentials, options: Options, timeout: float) -> Connection:
+    """Logs on to the server at `url` within `timeout` seconds.
+
+    Raises `Unauthorized` when the server does not let this user in, `Forbidden` when it may not receive acks,
+    `BrokerAway` when there is no server, `BrokerRefused` when the server is full.
+    """
+    client = _Client()
+    client.insist = url.startswith("tls://")
+    connection = Connection(client, options)
+    try:
+        await asyncio.wait_for(_log_on(client, connection, url, credentials, options, timeout), timeout)
+    except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+        await _close(client)
+        raise _translate(error, url, options) from None
+    except BaseException:
+        await _close(client)
+        raise
+    return connection
+
+
+async def _log_on(
+    client: Client, connection: Connection, url: str, credentials: Credentials, options: Options, timeout: float
+) -> None:
+    await client.connect(
+        servers=[url],
+        user=credentials.user,
+        password=credentials.secret,
+        name=options.name,
+        tls=options.tls,
+        allow_reconnect=False,
+        max_reconnect_attempts=1,
+        reconnect_time_wait=0,
+        connect_timeout=max(1, int(timeout)),
+        ping_interval=PING_SECONDS,
+        max_outstanding_pings=2,
+        inbox_prefix=options.inbox_prefix,
+        error_cb=connection.on_error,
+        closed_cb=connection.on_closed,
+        disconnected_cb=connection.on_closed,
+    )
+    await connection.open()
+
+
+def _translate(error: Exception, url: str, options: Options) -> Exception:
+    """Ours for nats-py's. At log-on a server's refusal is text alone, so this is where text is judged."""
+    text = str(error).lower()
+    if isinstance(error, nats.errors.AuthorizationError) or any(words in text for words in _NOT_LET_IN):
+        return Unauthorized()
+    if "maximum" in text and "connections exceeded" in text:
+        return BrokerRefused("the broker takes no more connections of this user")
+    options.notice("broker_away", url=url, error=f"{type(error).__name__}: {error}")
+    return BrokerAway()
+
+
+async def _close(client: Client) -> None:
+    # A server that does not read must not keep us: nats-py has marked the client closed before it waits.
+    with contextlib.suppress(asyncio.TimeoutError, nats.errors.Error, OSError, AttributeError):
+        await asyncio.wait_for(client.close(), 2)

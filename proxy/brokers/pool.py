@@ -1,0 +1,226 @@
+"""Sessions by identity: each user has one, kept while it is used, replaced when it is lost.
+
+Everything here runs on the loop. A session that ends leaves its deliveries waiting; the pool opens another one and
+hands them over, until their deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any
+
+from proxy.brokers import Broker, Reply, Session
+from proxy.brokers.publishing import Delivery
+from proxy.config import Config
+from proxy.credentials import Credentials
+from proxy.errors import BrokerAway, BrokerRefused, GatewayError, Overloaded, Stopping, Unauthorized
+from proxy.messages import Message, Station
+
+TICK_SECONDS = 0.25
+RETRY_SECONDS = 0.5
+REFUSAL_SECONDS = 0.5
+AWAY_MEMORY_SECONDS = 15.0
+
+Identity = tuple[str, str, bytes]
+
+
+class Link:
+    """A user's place in the pool: the session, if there is one, and the deliveries that need it."""
+
+    __slots__ = ("credentials", "deliveries", "opening", "retry_at", "session", "used")
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+        self.session: Session | None = None
+        self.opening = False
+        self.deliveries: dict[Delivery, None] = {}
+        self.used = 0.0
+        self.retry_at = 0.0
+
+
+class Pool:
+    """The sessions of a worker, at most `MAX_SESSIONS`; idle ones give way to new ones."""
+
+    def __init__(self, broker: Broker, config: Config) -> None:
+        self._broker, self._config = broker, config
+        self._links: OrderedDict[Identity, Link] = OrderedDict()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._logons = 0
+        self._away_since: float | None = None
+        self._away_seen = 0.0
+        self._closed = False
+
+    async def open(self) -> None:
+        """Starts the clock; call it on the loop before anything else."""
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    async def close(self) -> None:
+        """Ends what is left, and closes all sessions."""
+        self._closed = True
+        self._timer.cancel()
+        for link in self._links.values():
+            for delivery in list(link.deliveries):
+                delivery.refuse(Stopping())
+        sessions = [link.session for link in self._links.values() if link.session]
+        self._links.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*(session.close() for session in sessions), *self._tasks, return_exceptions=True)
+
+    def publish(
+        self, reply: Reply, credentials: Credentials, station: Station, messages: list[Message], seconds: float
+    ) -> None:
+        """A job of the bridge: answers with an `Ack` or a `GatewayError` for each message, within `seconds`.
+
+        Raises `Overloaded` when all sessions are in use, `BrokerAway` when the broker has been away for long.
+        """
+        link = self._link(credentials)
+        now = link.used = self._loop.time()
+        if link.session is None:
+            self._open_soon(link)
+            if self._is_away(now):
+                raise BrokerAway
+        delivery = Delivery(reply, station, messages, now + seconds, link.deliveries.pop)
+        link.deliveries[delivery] = None
+        if link.session is not None:
+            delivery.begin(link.session)
+
+    async def log_on(self, credentials: Credentials) -> None:
+        """Proves the credentials by a fresh connection, which is kept if the user has none.
+
+        Raises `Unauthorized` (half a second after the call, whatever was wrong), `Forbidden`, `Overloaded`,
+        `BrokerAway`, `BrokerRefused`, `OpenBroker`.
+        """
+        started = self._loop.time()
+        try:
+            session = await self._prove(credentials)
+        except Unauthorized:
+            await asyncio.sleep(started + REFUSAL_SECONDS - self._loop.time())
+            raise
+        link = self._links.get(credentials.identity) or self._try_link(credentials)
+        if link is None or link.session is not None or self._closed:
+            self._do(session.close())
+        else:
+            self._adopt(link, session)
+
+    async def check(self) -> None:
+        """Sees that the broker can be used: as `ROOT_USER` where one is set. Raises what is wrong."""
+        if not self._config.root_user:
+            await self._broker.check()
+            return
+        session = await self._broker.connect(Credentials(self._config.root_user, self._config.root_secret))
+        self._do(session.close())
+
+    async def _prove(self, credentials: Credentials) -> Session:
+        if self._logons >= self._config.max_logons:
+            raise Overloaded("too many log-ons at once; try again shortly")
+        self._logons += 1
+        try:
+            return await self._broker.connect(credentials)
+        finally:
+            self._logons -= 1
+
+    # ---- links -------------------------------------------------------------------------------------------------
+
+    def _link(self, credentials: Credentials) -> Link:
+        link = self._links.get(credentials.identity)
+        if link is None:
+            link = self._try_link(credentials)
+            if link is None:
+                raise Overloaded("all broker sessions of this worker are in use (MAX_SESSIONS); try again shortly")
+        self._links.move_to_end(credentials.identity)
+        return link
+
+    def _try_link(self, credentials: Credentials) -> Link | None:
+        """A new place in the pool; the one unused longest gives way when there is none."""
+        if len(self._links) >= self._config.max_sessions:
+            idle = next((i for i, link in self._links.items() if not link.deliveries and not link.opening), None)
+            if idle is None:
+                return None
+            self._drop(idle)
+        link = self._links[credentials.identity] = Link(credentials)
+        link.used = self._loop.time()
+        return link
+
+    def _drop(self, identity: Identity) -> None:
+        link = self._links.pop(identity)
+        if link.session is not None:
+            self._do(link.session.close())
+
+    def _open_soon(self, link: Link) -> None:
+        if not link.opening and self._loop.time() >= link.retry_at:
+            link.opening = True
+            self._do(self._open_session(link))
+
+    async def _open_session(self, link: Link) -> None:
+        try:
+            session = await self._broker.connect(link.credentials)
+        except (BrokerAway, BrokerRefused):
+            self._away_seen = self._loop.time()
+            link.retry_at = self._away_seen + RETRY_SECONDS
+            self._away_since = self._away_since or self._away_seen
+        except GatewayError as error:
+            self._refuse(link, error)
+        else:
+            self._adopt(link, session)
+        finally:
+            link.opening = False
+
+    def _is_away(self, now: float) -> bool:
+        """Whether the broker has been seen away lately, and for longer than a produce may wait."""
+        if self._away_since is None or now - self._away_seen > AWAY_MEMORY_SECONDS:
+            return False
+        return now - self._away_since > self._config.produce_timeout_seconds
+
+    def _adopt(self, link: Link, session: Session) -> None:
+        self._away_since = None
+        link.session = session
+        session.on_end(lambda: self._on_end(link, session))
+        for delivery in list(link.deliveries):
+            delivery.begin(session)
+
+    def _refuse(self, link: Link, error: GatewayError) -> None:
+        """The broker does not take this user: so is told to everyone who waits for the session."""
+        self._links.pop(link.credentials.identity, None)
+        for delivery in list(link.deliveries):
+            delivery.refuse(error)
+
+    def _on_end(self, link: Link, session: Session) -> None:
+        if link.session is not session:
+            return
+        link.session = None
+        if link.deliveries and not self._closed:
+            self._open_soon(link)
+
+    # ---- the clock ---------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Four times a second: deliveries repeat and give up, links without use go."""
+        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        now = self._loop.time()
+        for identity, link in list(self._links.items()):
+            if link.deliveries:
+                self._tend(link, now)
+            elif link.session is None and not link.opening:
+                del self._links[identity]
+            elif now - link.used > self._config.session_idle_seconds:
+                self._drop(identity)
+
+    def _tend(self, link: Link, now: float) -> None:
+        if link.session is None:
+            self._open_soon(link)
+        for delivery in list(link.deliveries):
+            delivery.tick(now)
+
+    def _do(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()

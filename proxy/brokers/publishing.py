@@ -1,0 +1,326 @@
+"""One produce on its way to the stream: attempts, retries, and the truth about each message.
+
+A message is sent with a de-duplication id and its own reply subject, the same in every attempt, so whichever answer
+comes first settles it. What may be told afterwards follows from two facts kept for each message: is an attempt in
+flight, and was one ever left unanswered. `stored: no` is said only when neither is so.
+
+Source for replies: the NATS JetStream ADR-1 (API errors) and ADR-22 (no responders while a stream has no leader).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import msgspec
+
+from proxy.brokers import Reply, Session
+from proxy.brokers.connection import NO_RESPONDERS
+from proxy.errors import (
+    AckTimeout,
+    BrokerAway,
+    BrokerRefused,
+    Forbidden,
+    GatewayError,
+    KeyReused,
+    TooLarge,
+)
+from proxy.messages import Ack, Message, Station
+
+ATTEMPT_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+
+# err_code of the JetStream API
+ID_IN_PROCESS = 10158
+MESSAGE_TOO_LARGE = 10054
+NOT_NOW = {10008, 10009, 10118}  # no quorum, no leader, offline: as good as no responders
+
+
+class ApiError(msgspec.Struct):
+    """The error of a JetStream answer; `code` is like an HTTP status, `err_code` names the situation."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(msgspec.Struct):
+    """What a stream answers to a publish. One without `stream` and without `error` is somebody else's."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+class Tokens:
+    """Numbers for reply subjects, each given once; only the loop's thread takes them."""
+
+    def __init__(self) -> None:
+        self._next = 1
+
+    def take(self, count: int) -> int:
+        """The first of `count` numbers in a row."""
+        first, self._next = self._next, self._next + count
+        return first
+
+
+tokens = Tokens()
+_decode = msgspec.json.Decoder(PubAck).decode
+
+
+class Delivery:
+    """The messages of one produce, from hand-over to answer.
+
+    `reply` is set to a list with an `Ack` or a `GatewayError` for each message, at the latest at `deadline` (the
+    loop's time).
+    """
+
+    __slots__ = (
+        "_again",
+        "_done",
+        "_first_sent",
+        "_flying",
+        "_looked",
+        "_looking",
+        "_loop",
+        "_open",
+        "_reading",
+        "_reply",
+        "_results",
+        "_tasks",
+        "_token",
+        "_unanswered",
+        "_why",
+        "deadline",
+        "messages",
+        "session",
+        "station",
+    )
+
+    def __init__(
+        self,
+        reply: Reply,
+        station: Station,
+        messages: list[Message],
+        deadline: float,
+        done: Callable[[Delivery], object],
+    ) -> None:
+        self.station, self.messages, self.deadline = station, messages, deadline
+        self.session: Session | None = None
+        self._reply, self._done = reply, done
+        self._loop = asyncio.get_running_loop()
+        count = self._open = len(messages)
+        self._results: list[Ack | GatewayError | None] = [None] * count
+        self._token = tokens.take(count)
+        self._flying: dict[int, float] = {}
+        self._again: set[int] = set()
+        self._unanswered: set[int] = set()
+        self._reading: dict[int, Ack] = {}
+        self._first_sent = self._looked = 0.0
+        self._looking = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._why: GatewayError | None = None
+        reply.on_abandon = self.expire
+
+    # ---- sending -----------------------------------------------------------------------------------------------
+
+    def begin(self, session: Session) -> None:
+        """Sends everything that is not settled yet, through a session that has just become available."""
+        self.session = session
+        if not self._first_sent:
+            self._first_sent = self._loop.time()
+            self._send(range(len(self.messages)))
+        else:
+            self._repeat()
+
+    def _send(self, indexes: Iterable[int]) -> None:
+        session, now = self.session, self._loop.time()
+        if session is None:
+            return
+        for index in indexes:
+            if self._results[index] is not None:
+                continue
+            if session.publish(self, index, self._token + index):
+                self._flying[index] = now
+            else:
+                self._settle(index, TooLarge(f"the broker takes messages of at most {session.max_payload} bytes"))
+
+    def _repeat(self) -> None:
+        """Sends again what was refused for now, and what was left unanswered while the station knows its id."""
+        if self.session is None or not self.session.alive or not self._again:
+            return
+        ready, self._again = self._again, set()
+        doubtful = ready & self._unanswered
+        if doubtful and not self._may_repeat():
+            ready -= doubtful
+            self._again = doubtful
+        self._send(sorted(ready))
+
+    def _may_repeat(self) -> bool:
+        """Whether a repeat of what may be stored would still be recognised as one."""
+        window = self.session.window(self.station) if self.session is not None else None
+        return window is not None and self._loop.time() - self._first_sent < window
+
+    def tick(self, now: float) -> None:
+        """Called four times a second: repeats, and gives up at the deadline."""
+        if now >= self.deadline:
+            self.expire()
+            return
+        if self._flying:
+            self._look_for_silence(now)
+        self._repeat()
+
+    def _look_for_silence(self, now: float) -> None:
+        session = self.session
+        silent = [index for index, sent in self._flying.items() if now - sent >= ATTEMPT_SECONDS]
+        if not silent or session is None:
+            return
+        self._unanswered.update(silent)
+        proved = [index for index in silent if self._flying[index] < session.proved_at]
+        for index in proved:
+            del self._flying[index]
+        self._again.update(proved)
+        if len(proved) < len(silent):
+            session.check()
+
+    # ---- what becomes of an attempt ----------------------------------------------------------------------------
+
+    def answered(self, index: int, data: bytes, status: str | None) -> None:
+        """A reply to message `index`: an ack, an error of the stream, or word that no stream listens."""
+        if status == NO_RESPONDERS and not data:
+            self._not_now(index, BrokerRefused("the station has no leader now, or the broker no JetStream"))
+            self._look_up()
+            return
+        try:
+            ack = _decode(data)
+        except msgspec.MsgspecError:
+            return  # a core subscriber's answer; the stream's is still to come
+        if ack.error is not None:
+            self._on_error(index, ack.error)
+        elif ack.stream:
+            self._on_ack(index, ack)
+
+    def denied(self, index: int, maybe_stored: bool) -> None:
+        """The broker does not let this user produce to this station."""
+        error = Forbidden(f"the broker does not allow this user to produce to station {self.station.name}")
+        if maybe_stored:
+            self._unanswered.add(index)
+        self._settle(index, self._truthful(index, error))
+
+    def lost(self, index: int) -> None:
+        """The connection ended while the message was in flight."""
+        if self._flying.pop(index, None) is not None:
+            self._unanswered.add(index)
+            self._again.add(index)
+
+    def refuse(self, error: GatewayError) -> None:
+        """Ends the delivery: no session can be had, for that reason."""
+        for index in range(len(self.messages)):
+            if self._results[index] is None:
+                self._settle(index, self._truthful(index, error))
+
+    def expire(self) -> None:
+        """Ends the delivery: time is up."""
+        self.refuse(self._why or BrokerAway())
+
+    def _on_error(self, index: int, error: ApiError) -> None:
+        if error.err_code == ID_IN_PROCESS or error.err_code in NOT_NOW:
+            self._not_now(index, BrokerRefused(f"the broker is not ready: {error.description}"))
+            return
+        self._flying.pop(index, None)
+        refusal: GatewayError = BrokerRefused(f"the broker refused the message: {error.description}")
+        if error.err_code == MESSAGE_TOO_LARGE:
+            refusal = TooLarge("the message is larger than this station takes")
+        self._settle(index, self._truthful(index, refusal))
+
+    def _on_ack(self, index: int, ack: PubAck) -> None:
+        self._flying.pop(index, None)
+        message = self.messages[index]
+        repeated = index in self._unanswered
+        result = Ack(ack.seq, None if repeated else ack.duplicate)
+        if not ack.duplicate or (repeated and not message.compare):
+            self._settle(index, result)
+        elif not message.named:
+            # An id of our own making, sent for the first time, and known: it met another one. Nothing was stored.
+            self._settle(index, BrokerRefused("the de-duplication id was in use; repeat the request"))
+        elif message.compare:
+            self._reading[index] = result
+            self._do(self._compare(index, result))
+        else:
+            self._settle(index, result)
+
+    def _not_now(self, index: int, why: GatewayError) -> None:
+        self._flying.pop(index, None)
+        self._why = why
+        self._again.add(index)
+
+    async def _compare(self, index: int, ack: Ack) -> None:
+        """The broker knows the sender's key: it must belong to the same bytes."""
+        session = self.session
+        try:
+            payload = await session.stored(self.station, ack.sequence) if session else None
+        except GatewayError:
+            payload = None
+        same = payload is None or payload == self.messages[index].payload
+        self._settle(index, ack if same else KeyReused())
+
+    def _look_up(self) -> None:
+        """No stream listens: asks whether the station exists, once a second at most."""
+        now = self._loop.time()
+        if not self._looking and (not self._looked or now - self._looked >= LOOK_SECONDS):
+            self._looking, self._looked = True, now
+            self._do(self._ensure())
+
+    async def _ensure(self) -> None:
+        session = self.session
+        try:
+            if session is not None and await session.ensure(self.station):
+                self._repeat()
+        except (BrokerAway, BrokerRefused) as error:
+            self._why = error  # cannot be told now; the next attempt may
+        except GatewayError as error:
+            for index in sorted(self._again):
+                self._settle(index, self._truthful(index, error))
+        finally:
+            self._looking = False
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- the end -----------------------------------------------------------------------------------------------
+
+    def _truthful(self, index: int, error: GatewayError) -> GatewayError:
+        """The error itself where nothing can be stored, else one that says that it may be."""
+        if index not in self._unanswered and index not in self._flying:
+            return error
+        if not isinstance(error, Forbidden):
+            return AckTimeout()
+        error = Forbidden(error.message)
+        error.stored, error.repeat = "unknown", "with-key"
+        return error
+
+    def _settle(self, index: int, result: Ack | GatewayError) -> None:
+        if self._results[index] is not None:
+            return
+        if index in self._reading and not isinstance(result, KeyReused):
+            result = self._reading[index]
+        self._results[index] = result
+        self._flying.pop(index, None)
+        self._again.discard(index)
+        if self.session is not None:
+            self.session.forget(self._token + index)
+        self._open -= 1
+        if not self._open:
+            self._finish()
+
+    def _finish(self) -> None:
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._done(self)
+        self.session = None
+        self._reply.set(self._results)

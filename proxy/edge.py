@@ -1,0 +1,238 @@
+"""What happens to every request and answer, around the application: a WSGI wrapper.
+
+On the way in: the request id, the client behind trusted proxies, a token in the query moved to the header before
+anyone can log it, paths in any letter case. On the way out: the request id, CORS and security headers, and one log
+line. It is a wrapper and not hooks of the application, so that the short way past Flask gets the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import itertools
+import random
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from urllib.parse import unquote_plus
+
+import structlog
+
+from proxy.config import Config
+from proxy.errors import to_response
+
+Environ = dict[str, Any]
+HeaderList = list[tuple[str, str]]
+StartResponse = Callable[..., Any]
+
+REQUEST_ID = "stations.request_id"
+USER = "stations.user"
+_HARMLESS_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+_OURS = re.compile(r"/(?:auth|stations|monitoring|schemas)(?:/|\Z)", re.IGNORECASE)
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
+_HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,2048}", re.ASCII)
+_PREFLIGHT_SECONDS = "600"
+_EXPOSED = "X-Request-Id, Retry-After"
+_STATUS_LINES = {code: f"{code} {phrase}" for code, phrase in ((204, "No Content"), (500, "Internal Server Error"))}
+
+
+class Edge:
+    """Wraps a WSGI application."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]], config: Config) -> None:
+        self._app = app
+        self._trusts = functools.lru_cache(maxsize=1024)(functools.partial(_is_in, config.trusted_proxies))
+        self._any_origin = "*" in config.cors_origins
+        self._origins = frozenset(config.cors_origins)
+        self._sample = config.access_log_sample if config.log_level in ("debug", "info") else 0.0
+        self._numbers = itertools.count(1)
+        self._prefix = ""
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """One request. What the application raises becomes an error of ours."""
+        exchange = Exchange(self, environ, start_response)
+        if environ["REQUEST_METHOD"] == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
+            exchange.start(_STATUS_LINES[204], self._preflight(environ))
+            return exchange.carry([])
+        try:
+            return exchange.carry(self._app(environ, exchange.start))
+        except Exception as error:
+            accept, path = environ.get("HTTP_ACCEPT", ""), environ.get("PATH_INFO", "")
+            status, headers, body = to_response(error, accept=accept, request_id=environ[REQUEST_ID], path=path)
+            exchange.start(f"{status} {_STATUS_LINES.get(status, '')[4:]}", headers)
+            return exchange.carry([body])
+
+    # ---- in ----------------------------------------------------------------------------------------------------
+
+    def prepare(self, environ: Environ) -> None:
+        """Makes the environment what the application should see."""
+        environ[REQUEST_ID] = self._request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        if self._trusts(environ.get("REMOTE_ADDR", "")):
+            self._believe(environ)
+        if "uthorization" in environ.get("QUERY_STRING", "") or "%" in environ.get("QUERY_STRING", ""):
+            _move_token(environ)
+        header = environ.get("HTTP_AUTHORIZATION", "")
+        if header[:7] != "Bearer " and header[:7].lower() == "bearer ":
+            environ["HTTP_AUTHORIZATION"] = "Bearer " + header[7:].strip()
+        path = environ.get("PATH_INFO", "")
+        if (path[-1:] == "/" or not path.islower()) and _OURS.match(path):
+            environ["PATH_INFO"] = _fold(path)
+
+    def _request_id(self, given: str) -> str:
+        if given and _HARMLESS_ID.fullmatch(given):
+            return given
+        if not self._prefix:  # made by the first request, after the fork; two threads that make it differ harmlessly
+            self._prefix = secrets.token_hex(5)
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+    def _believe(self, environ: Environ) -> None:
+        """The nearest address that no trusted proxy stands behind is the client's."""
+        hops = [hop.strip() for hop in environ.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
+        while hops and self._trusts(environ["REMOTE_ADDR"]) and _is_address(hops[-1]):
+            environ["REMOTE_ADDR"] = hops.pop()
+        scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
+        if scheme in ("http", "https"):
+            environ["wsgi.url_scheme"] = scheme
+
+    # ---- out ---------------------------------------------------------------------------------------------------
+
+    def dress(self, environ: Environ, headers: HeaderList) -> HeaderList:
+        """The headers of an answer, with ours added."""
+        ours = [("X-Request-Id", environ[REQUEST_ID]), ("X-Content-Type-Options", "nosniff")]
+        return [*headers, *ours, *self._cors(environ.get("HTTP_ORIGIN", ""))]
+
+    def _cors(self, origin: str) -> HeaderList:
+        """Any origin without credentials, or the listed ones, which may use the refresh cookie."""
+        if self._any_origin:
+            return [("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", _EXPOSED)]
+        if origin not in self._origins:
+            return [("Vary", "Origin")]
+        return [
+            ("Access-Control-Allow-Origin", origin),
+            ("Access-Control-Allow-Credentials", "true"),
+            ("Access-Control-Expose-Headers", _EXPOSED),
+            ("Vary", "Origin"),
+        ]
+
+    def _preflight(self, environ: Environ) -> HeaderList:
+        """The answer to a browser that asks before it sends; needs no token."""
+        if not self._any_origin and environ.get("HTTP_ORIGIN", "") not in self._origins:
+            return []
+        asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
+        headers = [
+            ("Access-Control-Allow-Methods", _METHODS),
+            ("Access-Control-Max-Age", _PREFLIGHT_SECONDS),
+        ]
+        if asked and _HEADER_NAMES.fullmatch(asked):
+            headers.append(("Access-Control-Allow-Headers", asked))
+        return headers
+
+    def log(
+        self, environ: Environ, route: tuple[str | None, str | None], status: int, sent: int, seconds: float
+    ) -> None:
+        """One line for one request; of successful ones a share."""
+        if status < 400 and (self._sample == 0.0 or (self._sample < 1.0 and random.random() >= self._sample)):  # noqa: S311
+            return
+        rule, station = route
+        logger = structlog.get_logger()
+        (logger.warning if status >= 500 else logger.info)(
+            "request",
+            method=environ["REQUEST_METHOD"],
+            route=rule,
+            station=station,
+            status=status,
+            bytes_in=environ.get("CONTENT_LENGTH") or None,
+            bytes_out=sent,
+            ms=round(seconds * 1000, 3),
+            request_id=environ[REQUEST_ID],
+            user=environ.get(USER),
+            client=environ.get("REMOTE_ADDR"),
+        )
+
+
+class Exchange:
+    """One request and its answer. It is also the iterable that the server sends and closes."""
+
+    __slots__ = ("_close", "_edge", "_environ", "_next", "_route", "_sent", "_start", "_started", "_status")
+
+    def __init__(self, edge: Edge, environ: Environ, start_response: StartResponse) -> None:
+        self._started = time.perf_counter()
+        self._edge, self._environ, self._start = edge, environ, start_response
+        self._status, self._sent = 500, 0
+        self._route: tuple[str | None, str | None] = (None, None)
+        edge.prepare(environ)
+
+    def start(self, status: str, headers: HeaderList, exc_info: Any = None) -> Any:
+        """The application's `start_response`."""
+        self._status = int(status[:3])
+        self._route = _route(self._environ)  # Flask takes its request away before the answer is sent
+        return self._start(status, self._edge.dress(self._environ, headers), *([exc_info] if exc_info else []))
+
+    def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """Takes the application's body to send."""
+        self._next = iter(body).__next__
+        self._close = getattr(body, "close", None)
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = self._next()
+        self._sent += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Called by the server when all is sent, or the client is gone."""
+        try:
+            if self._close is not None:
+                self._close()
+        finally:
+            seconds = time.perf_counter() - self._started
+            self._edge.log(self._environ, self._route, self._status, self._sent, seconds)
+
+
+def _move_token(environ: Environ) -> None:
+    """Takes `authorization=` out of the query; it becomes the header, if there is none."""
+    kept, token = [], ""
+    for pair in environ["QUERY_STRING"].split("&"):
+        name, _, value = pair.partition("=")
+        if unquote_plus(name).lower() == "authorization":
+            token = token or unquote_plus(value)
+        else:
+            kept.append(pair)
+    query = environ["QUERY_STRING"] = "&".join(kept)
+    for variable in ("RAW_URI", "REQUEST_URI"):
+        if variable in environ:
+            environ[variable] = environ[variable].partition("?")[0] + (f"?{query}" if query else "")
+    if token and "HTTP_AUTHORIZATION" not in environ:
+        token = token[7:].strip() if token[:7].lower() == "bearer " else token
+        environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+
+
+def _fold(path: str) -> str:
+    """Our own paths in the one way that the application knows them; a station's name has no case either."""
+    folded = path.lower().rstrip("/")
+    return folded.replace("refreshtoken", "refreshToken", 1) if folded.startswith("/auth/refreshtoken") else folded
+
+
+def _route(environ: Environ) -> tuple[str | None, str | None]:
+    """The pattern of the route that served the request, and its station: Flask leaves its request here."""
+    request = environ.get("werkzeug.request")
+    rule = getattr(request, "url_rule", None)
+    arguments = getattr(request, "view_args", None) or {}
+    return (rule.rule if rule is not None else None), arguments.get("station")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_in(networks: Iterable[Any], address: str) -> bool:
+    return _is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)

@@ -1,0 +1,59 @@
+"""What the application knows of the gateway: `current_app.extensions["stations"]`.
+
+Routes of a team's own use it as ours do::
+
+    ack = current_app.extensions["stations"].produce("orders", b"...")
+"""
+
+from __future__ import annotations
+
+from flask import current_app, request
+
+from proxy.config import Config
+from proxy.errors import Unauthorized
+from proxy.messages import Ack, station_named
+from proxy.producer import Producer
+from proxy.shaping import HeaderFilter, HeaderPairs
+from proxy.tokens import Caller, Tokens
+
+
+class Stations:
+    """The parts of the gateway, put together for one application."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.tokens = Tokens(config)
+        self.producer = Producer(config)
+        self.headers = HeaderFilter(config.forward_headers)
+
+    def start(self, timeout: float = 10.0) -> None:
+        """Starts what runs beside the requests; call it in the process that serves them. Raises `OpenBroker`."""
+        self.producer.start(timeout)
+
+    def stop(self, drain: float = 5.0) -> None:
+        """Waits up to `drain` seconds for messages under way, and closes all connections."""
+        self.producer.stop(drain)
+
+    def caller(self) -> Caller:
+        """Who sent the current request, by its access token. Raises `Unauthorized`."""
+        scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthorized
+        caller = self.tokens.verify(token.strip())
+        request.environ["stations.user"] = caller.credentials.user
+        return caller
+
+    def produce(self, station: str, message: bytes | str, *, headers: HeaderPairs = (), key: str = "") -> Ack:
+        """Stores a message in a station as the caller of the current request, and returns the broker's ack.
+
+        A `str` is stored as UTF-8. `headers` are (name, value) pairs; `key` is a de-duplication id. Raises a
+        `GatewayError`, which becomes the answer if the route lets it pass.
+        """
+        payload = message.encode() if isinstance(message, str) else message
+        return self.producer.single(self.caller().credentials, station_named(station), payload, headers, key)
+
+
+def the_stations() -> Stations:
+    """The extension of the current application."""
+    extension: Stations = current_app.extensions["stations"]
+    return extension

@@ -1,0 +1,48 @@
+"""Logs: one structured line an event; JSON, or text in colours on a terminal. No line ever holds a token."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any
+
+import structlog
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_TOKEN = re.compile(r"(authorization=)[^&\s\"']*", re.IGNORECASE)
+# These two would log from the asyncio thread, which must not take the locks of logging handlers.
+_SILENT = ("nats.aio.client", "asyncio")
+
+
+def configure(level: str) -> None:
+    """Sets up structlog to write to standard output, unless the application around us has set it up already."""
+    for name in _SILENT:
+        logging.getLogger(name).disabled = True
+    logging.getLogger("werkzeug").addFilter(_without_tokens)
+    if structlog.is_configured():
+        return
+    terminal = sys.stdout.isatty()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _without_tokens(record: logging.LogRecord) -> bool:
+    """Flask's development server prints the request line, with the token of those who cannot set headers."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(_scrubbed(value) for value in record.args)
+    record.msg = _scrubbed(record.msg)
+    return True
+
+
+def _scrubbed(value: Any) -> Any:
+    return _TOKEN.sub(r"\1...", value) if isinstance(value, str) else value

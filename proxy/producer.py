@@ -1,0 +1,204 @@
+"""The broker as the routes see it: log on, check, produce. Each call has a deadline and a truthful end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, TypeVar
+
+import structlog
+
+from proxy.bridge import Bridge, GaveUp
+from proxy.brokers import open_broker
+from proxy.brokers.pool import Pool
+from proxy.config import Config
+from proxy.credentials import Credentials
+from proxy.errors import (
+    AckTimeout,
+    BatchFailed,
+    BrokerAway,
+    GatewayError,
+    OpenBroker,
+    Overloaded,
+    Stopping,
+)
+from proxy.keys import KeyMaker, element_id, single_id
+from proxy.messages import Ack, Message, Station
+
+LOG_ON_SECONDS = 15.0
+CHECK_SECONDS = 5.0
+CHECK_MEMORY_SECONDS = 1.0
+# The loop ends every delivery at its deadline; a caller that waits longer knows that the loop stands still.
+GRACE_SECONDS = 0.75
+WITH_KEY = (503, 504)
+
+HeaderPairs = tuple[tuple[str, str], ...]
+T = TypeVar("T")
+
+
+class Producer:
+    """Produces to stations as the users that callers name. One for each process; it starts after the fork."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._pool: Pool
+        self._keys: KeyMaker
+        self._bridge: Bridge | None = None
+        self._checked: tuple[float, GatewayError | None] = (0.0, None)
+
+    # ---- start and stop ----------------------------------------------------------------------------------------
+
+    def start(self, timeout: float = 10.0) -> None:
+        """Starts the bridge. Raises `OpenBroker` when the broker lets everyone in; one that is away is waited for."""
+        with self._lock:
+            if self._bridge is not None or self._stopped:
+                return
+            self._keys = KeyMaker(self._config.jwt_secret)
+            config = self._config
+            bridge = Bridge(
+                self._open,
+                self._close,
+                limit=config.max_pending_messages,
+                limit_bytes=config.max_pending_bytes,
+                on_notice=_log_notice,
+            )
+            bridge.start(timeout)
+            self._bridge = bridge
+        try:
+            self.check()
+        except OpenBroker:
+            self.stop(0)
+            self._stopped = False
+            raise
+        except GatewayError:
+            pass  # readiness tells
+
+    def stop(self, drain: float = 5.0) -> None:
+        """Refuses new work, waits up to `drain` seconds for what is under way, closes all connections."""
+        with self._lock:
+            self._stopped = True
+            bridge, self._bridge = self._bridge, None
+        if bridge is not None and (abandoned := bridge.stop(drain)):
+            structlog.get_logger().warning("stopped_with_messages_under_way", count=abandoned)
+
+    async def _open(self) -> None:
+        self._pool = Pool(open_broker(self._config, self._notice), self._config)
+        await self._pool.open()
+
+    async def _close(self) -> None:
+        await self._pool.close()
+
+    def _notice(self, event: str, **fields: Any) -> None:
+        if self._bridge is not None:
+            self._bridge.tell(event, **fields)
+
+    def _running(self) -> Bridge:
+        """The bridge, started now if nobody has (Flask's development server tells no application when to start)."""
+        if self._bridge is None:
+            self.start()
+        if self._bridge is None:
+            raise Stopping
+        return self._bridge
+
+    # ---- users -------------------------------------------------------------------------------------------------
+
+    def log_on(self, credentials: Credentials) -> None:
+        """Proves credentials by a fresh connection. Raises what the broker, or its absence, says."""
+        bridge = self._running()
+        try:
+            bridge.run(self._pool.log_on, credentials, timeout=LOG_ON_SECONDS)
+        except GaveUp:
+            raise BrokerAway from None
+
+    def check(self) -> None:
+        """Sees that this process can produce; the answer of the last second is believed. Raises what is wrong."""
+        when, error = self._checked
+        if time.monotonic() - when > CHECK_MEMORY_SECONDS:
+            error = self._check()
+            self._checked = (time.monotonic(), error)
+        if error is not None:
+            raise error
+
+    def _check(self) -> GatewayError | None:
+        bridge = self._running()
+        try:
+            bridge.run(self._pool.check, timeout=CHECK_SECONDS)
+        except GaveUp:
+            return BrokerAway("the broker does not answer in time")
+        except GatewayError as error:
+            return error
+        return None
+
+    # ---- messages ----------------------------------------------------------------------------------------------
+
+    def single(
+        self, credentials: Credentials, station: Station, payload: bytes, headers: HeaderPairs, key: str = ""
+    ) -> Ack:
+        """Produces one message and returns its ack. Raises the `GatewayError` that says what became of it.
+
+        `key` is the sender's de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
+        """
+        bridge = self._running()
+        own = key or self._keys.own()
+        namespace = self._keys.namespace(credentials.account, credentials.user)
+        message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
+        try:
+            (result,) = self._publish(bridge, credentials, station, [message])
+        except GatewayError as error:
+            result = error
+        if isinstance(result, Ack):
+            return result
+        raise result if key else _with_key(result, own)
+
+    def batch(
+        self, credentials: Credentials, station: Station, payloads: list[bytes], headers: HeaderPairs, key: str = ""
+    ) -> list[Ack]:
+        """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored."""
+        bridge = self._running()
+        own = key or self._keys.own()
+        namespace = self._keys.namespace(credentials.account, credentials.user)
+        messages = [
+            Message(payload, headers, element_id(namespace, own, index, payload), named=bool(key))
+            for index, payload in enumerate(payloads)
+        ]
+        try:
+            results = self._publish(bridge, credentials, station, messages)
+        except GatewayError as error:
+            results = [error] * len(messages)
+        failures = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
+        if failures:
+            failed = BatchFailed(len(results), failures)
+            raise failed if key else _with_key(failed, own)
+        return [result for result in results if isinstance(result, Ack)]
+
+    def _publish(
+        self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message]
+    ) -> list[Ack | GatewayError]:
+        seconds = self._config.produce_timeout_seconds
+        try:
+            results: list[Ack | GatewayError] = bridge.call(
+                self._pool.publish,
+                credentials,
+                station,
+                messages,
+                seconds,
+                timeout=seconds + GRACE_SECONDS,
+                weight=len(messages),
+                size=sum(len(message.payload) for message in messages),
+            )
+        except GaveUp as error:
+            raise (AckTimeout() if error.started else Overloaded()) from None
+        return results
+
+
+def _with_key(error: GatewayError, key: str) -> GatewayError:
+    """Tells the sender the key that makes repeating safe."""
+    if error.status in WITH_KEY:
+        error.fields["idempotency_key"] = key
+    return error
+
+
+def _log_notice(event: str, fields: dict[str, Any]) -> None:
+    structlog.get_logger().warning(event, **fields)

@@ -1,0 +1,216 @@
+"""A request's body, content type and headers become messages.
+
+Payloads are taken byte for byte; JSON is checked for being well formed and never written anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from array import array
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from itertools import accumulate
+from typing import Literal, TypeVar
+
+import msgspec
+
+from proxy.errors import BadBody, BadHeader, TooLarge, UnsupportedMediaType
+
+Form = Literal["text", "json", "protobuf", "ndjson"]
+T = TypeVar("T")
+HeaderPairs = tuple[tuple[str, str], ...]
+
+MAX_DEPTH = 128
+MAX_HEADERS = 64
+MAX_HEADER_BYTES = 8192
+MAX_KNOWN_NAMES = 1024
+
+_element = msgspec.json.Decoder(msgspec.Raw).decode
+_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_BRACKETS_OR_QUOTES = bytes(set(_NOT_BRACKETS) - set(b'"'))
+_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_AS_STEPS = bytes.maketrans(b"[]", b"\x01\xff")
+_ROUNDS = 4
+
+_PROTOBUF = ("application/x-protobuf", "application/protobuf")
+_NDJSON = ("application/x-ndjson", "application/ndjson")
+SINGLE_TYPES = "text/*, application/json, application/*+json, application/x-protobuf"
+BATCH_TYPES = "application/json, application/x-ndjson"
+
+_NEVER = re.compile(
+    r"cookie|proxy-.*|x-forwarded-.*|x-real-ip|nats-.*|\$.*|"
+    r"connection|keep-alive|te|trailers?|transfer-encoding|upgrade|"  # hop by hop
+    r"msg-id|msg-partition-key|partition-key|idempotency-key|x-request-id|"
+    r".*(?:token|secret|auth|password|api-key|apikey|session|csrf|jwt).*"
+)
+_UNSAFE = re.compile(r"[\r\n\0]")
+
+
+@functools.lru_cache(maxsize=256)
+def form_of(content_type: str) -> Form | None:
+    """What a content type says about the body; None for one that no route takes."""
+    media = content_type.partition(";")[0].strip().lower()
+    if media == "application/json" or media.endswith("+json"):
+        return "json"
+    if media in ("", "text") or media.startswith("text/"):
+        return "text"
+    if media in _PROTOBUF:
+        return "protobuf"
+    return "ndjson" if media in _NDJSON else None
+
+
+def single(content_type: str, body: bytes) -> bytes:
+    """The payload of a single message. Raises `UnsupportedMediaType`, `BadBody`."""
+    form = form_of(content_type)
+    if form is None or form == "ndjson":
+        raise UnsupportedMediaType(f"send one of {SINGLE_TYPES}")
+    if form == "json":
+        check_json(body)
+    elif form == "text" and not body:
+        raise BadBody("the body is empty")
+    return body
+
+
+def batch(content_type: str, body: bytes, most: int) -> list[bytes]:
+    """The payloads of a batch: the elements of a JSON array, or the lines of NDJSON that are not blank.
+
+    Raises `UnsupportedMediaType`, `BadBody`, and `TooLarge` for more than `most` messages.
+    """
+    form = form_of(content_type)
+    if form == "json":
+        payloads = _array(body)
+    elif form == "ndjson":
+        payloads = _lines(body, most)
+    else:
+        raise UnsupportedMediaType(f"send one of {BATCH_TYPES}")
+    if not payloads:
+        raise BadBody("the batch has no messages")
+    if len(payloads) > most:
+        raise TooLarge(f"a batch has at most {most} messages")
+    return payloads
+
+
+def check_json(body: bytes, where: str = "the body", depth: int = MAX_DEPTH) -> None:
+    """Sees that this is one well-formed JSON document; numbers may have any size.
+
+    Raises `BadBody`: not UTF-8, a BOM, not JSON (NaN and lone surrogates are not), nested deeper than `depth`.
+    """
+    _check_text(body, where)
+    _decoded(_element, body, where)
+    _check_depth(body, where, depth)
+
+
+def _array(body: bytes) -> list[bytes]:
+    _check_text(body, "the body")
+    if body.lstrip()[:1] != b"[":
+        raise BadBody("the body is not a JSON array")
+    elements = _decoded(_elements, body, "the body")
+    _check_depth(body, "the body", MAX_DEPTH + 1)
+    return [bytes(element) for element in elements]
+
+
+def _lines(body: bytes, most: int) -> list[bytes]:
+    payloads: list[bytes] = []
+    for number, line in enumerate(body.split(b"\n"), 1):
+        payload = line.strip(b" \t\r")
+        if not payload:
+            continue
+        if len(payloads) == most:
+            raise TooLarge(f"a batch has at most {most} messages")
+        check_json(payload, f"line {number}")
+        payloads.append(payload)
+    return payloads
+
+
+def _check_text(body: bytes, where: str) -> None:
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise BadBody(f"{where} begins with a byte order mark; send JSON without one")
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise BadBody(f"{where} is not UTF-8 (byte {error.start})") from None
+
+
+def _decoded(decode: Callable[[bytes], T], body: bytes, where: str) -> T:
+    try:
+        return decode(body)
+    except msgspec.MsgspecError as error:
+        raise BadBody(f"{where} is not JSON: {error}") from None
+    except RecursionError:
+        raise BadBody(f"{where} is nested too deeply (at most {MAX_DEPTH} levels)") from None
+
+
+def _check_depth(body: bytes, where: str, depth: int) -> None:
+    """Measures the depth of well-formed JSON by its brackets alone.
+
+    Taking out all innermost pairs takes out one level; a few rounds leave little of ordinary documents. What is left
+    is added up, one for each that opens, minus one for each that closes.
+    """
+    if body.count(b"[") + body.count(b"{") <= depth:
+        return
+    if b"\\" not in body:
+        # Most strings shrink to a pair of quotes, which is quicker to take out than to match. Where two strings with
+        # brackets in them stand side by side, this makes them one, and their brackets stay inside it.
+        body = body.translate(None, _NOT_BRACKETS_OR_QUOTES).replace(b'""', b"")
+    brackets = _STRING.sub(b"", body).translate(_AS_SQUARE, _NOT_BRACKETS)
+    for _ in range(_ROUNDS):
+        brackets = brackets.replace(b"[]", b"")
+    steps = array("b", brackets.translate(_AS_STEPS))
+    if max(accumulate(steps), default=0) > depth - _ROUNDS:
+        raise BadBody(f"{where} is nested too deeply (at most {MAX_DEPTH} levels)")
+
+
+class HeaderFilter:
+    """Which request headers are stored with a message, and under which name.
+
+    `patterns` are those of `FORWARD_HEADERS`. Names of secrets and of the broker's own headers never pass.
+    """
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        self._patterns = patterns
+        self._known: dict[str, str] = {}
+
+    def pick(self, environ: Mapping[str, object], *, content_type: str | None = None) -> HeaderPairs:
+        """The headers to store out of a WSGI environment; `content_type`, if given, replaces the request's.
+
+        Raises `BadHeader` for CR, LF or NUL in a value, for more than 64 headers, and for more than 8 KiB.
+        """
+        pairs = []
+        media = content_type or str(environ.get("CONTENT_TYPE") or "")
+        if media and self._stored_name("HTTP_CONTENT_TYPE"):
+            pairs.append(("content-type", media))
+        for variable, value in environ.items():
+            if variable.startswith("HTTP_") and (name := self._stored_name(variable)):
+                pairs.append((name, str(value)))
+        return _checked(pairs)
+
+    def _stored_name(self, variable: str) -> str:
+        """The name under which a header is stored; empty for one that is not. Remembered, within a bound."""
+        name = self._known.get(variable)
+        if name is None:
+            name = self._judge(variable[5:].replace("_", "-").lower())
+            if len(self._known) < MAX_KNOWN_NAMES:
+                self._known[variable] = name
+        return name
+
+    def _judge(self, name: str) -> str:
+        if not any(fnmatchcase(name, pattern) for pattern in self._patterns):
+            return ""
+        stored = name[4:] if name.startswith("msg-") else name
+        return "" if _NEVER.fullmatch(name) or _NEVER.fullmatch(stored) else stored
+
+
+def _checked(pairs: list[tuple[str, str]]) -> HeaderPairs:
+    if len(pairs) > MAX_HEADERS:
+        raise BadHeader(f"more than {MAX_HEADERS} headers to store with the message")
+    for name, value in pairs:
+        if _UNSAFE.search(value):
+            raise BadHeader(f"header {name} has a line break or NUL in it")
+    if sum(len(name) + len(value) for name, value in pairs) > MAX_HEADER_BYTES:
+        raise BadHeader(f"more than {MAX_HEADER_BYTES} bytes of headers to store with the message")
+    # WSGI hands bytes over as Latin-1; the broker is given the bytes that were sent.
+    return tuple((n, v if v.isascii() else v.encode("latin-1").decode("utf-8", "surrogateescape")) for n, v in pairs)

@@ -1,0 +1,220 @@
+"""Access and refresh tokens: issue, verify once, remember until they expire.
+
+flask-jwt-extended does the verifying, configured so that it is strict: one key loader picks the key by `kid` and
+`type` and refuses a token in which any claim is absent or of another type; whatever is wrong, the answer is the same
+401. Tokens are signed by PyJWT and carry the broker's credentials sealed (see `sealing`), so that any replica with the
+same secrets can take them, and nobody can read them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jwt
+from flask import Flask
+from flask_jwt_extended import JWTManager, decode_token
+from flask_jwt_extended.exceptions import JWTExtendedException
+from jwt.exceptions import InvalidTokenError, PyJWTError
+
+from proxy.config import Config
+from proxy.credentials import Credentials
+from proxy.errors import Unauthorized
+from proxy.sealing import derive, key_id, seal, signing_key, unseal
+
+Kind = Literal["access", "refresh"]
+
+ALGORITHM = "HS256"
+PARTY = "stations"  # issuer and audience
+FAMILY_SECONDS = 30 * 86_400
+MAX_TOKEN_BYTES = 8190  # no longer one fits a request header
+MAX_REMEMBERED = 8192
+
+_FAMILY = re.compile(r"[\w-]{1,64}\.\d{1,12}", re.ASCII)
+_CLAIMS = {
+    "iss": str,
+    "aud": str,
+    "sub": str,
+    "exp": int,
+    "iat": int,
+    "nbf": int,
+    "jti": str,
+    "type": str,
+    "fam": str,
+    "cred": str,
+}
+
+
+class Key(NamedTuple):
+    """The keys that come from one secret for one kind of token: to sign with, and to seal with."""
+
+    id: str
+    signing: bytes
+    sealing: bytes
+
+
+class Caller(NamedTuple):
+    """Who a token speaks for, until when (Unix time), and the family of tokens it belongs to."""
+
+    credentials: Credentials
+    expires: int
+    family: str
+
+
+class Issued(NamedTuple):
+    """A pair of new tokens and their lifetimes in seconds."""
+
+    access: str
+    access_seconds: int
+    refresh: str
+    refresh_seconds: int
+
+
+class Tokens:
+    """Issues and verifies the tokens of one gateway. Replicas with the same secrets take each other's."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        access = [config.jwt_secret, config.jwt_secret_previous]
+        refresh = [config.refresh_jwt_secret, config.refresh_jwt_secret_previous]
+        if not config.refresh_jwt_secret:
+            refresh = [derive(secret, "refresh").hex() if secret else "" for secret in access] + refresh
+        self._keys: dict[str, list[Key]] = {"access": _keys("access", access), "refresh": _keys("refresh", refresh)}
+        self._remembered: dict[str, Caller] = {}
+
+    def init_app(self, app: Flask, refuse: Callable[..., Any]) -> None:
+        """Makes `@jwt_required()` and `get_jwt()` work in the application, by our rules.
+
+        `refuse` makes the 401 answer to whatever is wrong with a token.
+        """
+        app.config.update(
+            JWT_ALGORITHM=ALGORITHM,
+            JWT_DECODE_ALGORITHMS=[ALGORITHM],
+            JWT_DECODE_AUDIENCE=PARTY,
+            JWT_DECODE_ISSUER=PARTY,
+            JWT_TOKEN_LOCATION=["headers"],
+        )
+        manager = JWTManager(app)
+        manager.decode_key_loader(self._decoding_key)
+        for loader in (
+            manager.expired_token_loader,
+            manager.invalid_token_loader,
+            manager.needs_fresh_token_loader,
+            manager.revoked_token_loader,
+            manager.token_verification_failed_loader,
+            manager.unauthorized_loader,
+            manager.user_lookup_error_loader,
+        ):
+            loader(lambda *_: refuse())
+
+    def issue(
+        self, credentials: Credentials, access_minutes: int = 0, refresh_minutes: int = 0, family: str = ""
+    ) -> Issued:
+        """New tokens for proved credentials. Lifetimes of 0 and below are the configured ones; all are capped.
+
+        `family` is that of the refresh token they are made from; all its tokens end 30 days after it began.
+        """
+        now = int(time.time())
+        family = family or f"{secrets.token_urlsafe(9)}.{now}"
+        config = self._config
+        left = _family_end(family) - now
+        access_seconds = min(left, self._lifetime(access_minutes, config.jwt_expires_in_minutes))
+        refresh_seconds = min(left, self._lifetime(refresh_minutes, config.refresh_jwt_expires_in_minutes))
+        return Issued(
+            self._sign("access", credentials, now, access_seconds, family),
+            access_seconds,
+            self._sign("refresh", credentials, now, refresh_seconds, family),
+            refresh_seconds,
+        )
+
+    def verify(self, token: str, kind: Kind = "access") -> Caller:
+        """The caller that a token speaks for. Raises `Unauthorized`. Needs the application context."""
+        caller = self.remembered(token) if kind == "access" else None
+        if caller is None:
+            caller = self._verify(token, kind)
+            if kind == "access":
+                self._remember(token, caller)
+        return caller
+
+    def verify_refresh(self, token: str) -> Caller | None:
+        """The caller of a refresh token; None for anything else. Needs the application context."""
+        try:
+            return self.verify(token, "refresh")
+        except Unauthorized:
+            return None
+
+    def remembered(self, token: str) -> Caller | None:
+        """The caller of an access token that was verified before and has not expired. Needs no context."""
+        caller = self._remembered.get(token)
+        if caller is not None and caller.expires <= time.time():
+            self._remembered.pop(token, None)
+            return None
+        return caller
+
+    def _verify(self, token: str, kind: Kind) -> Caller:
+        if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii():
+            raise Unauthorized
+        try:
+            claims = decode_token(token)
+            key = self._key(jwt.get_unverified_header(token).get("kid"), kind)
+        except (PyJWTError, JWTExtendedException, ValueError, RecursionError):
+            raise Unauthorized from None
+        if claims["type"] != kind:
+            raise Unauthorized
+        content = json.loads(unseal(key.sealing, claims["cred"], claims["jti"]))
+        return Caller(Credentials(*content), claims["exp"], claims["fam"])
+
+    def _decoding_key(self, header: dict[str, Any], claims: dict[str, Any]) -> bytes:
+        """flask-jwt-extended asks for the key of a token that it has not verified yet."""
+        for name, kind in _CLAIMS.items():
+            if type(claims.get(name)) is not kind:
+                raise InvalidTokenError(f"claim {name} is absent or of another type")
+        if not _FAMILY.fullmatch(claims["fam"]):
+            raise InvalidTokenError("claim fam is of another form")
+        return self._key(header.get("kid"), claims["type"]).signing
+
+    def _key(self, key_id: Any, kind: str) -> Key:
+        for key in self._keys.get(kind, ()):
+            if key.id == key_id:
+                return key
+        raise InvalidTokenError("no such key")
+
+    def _remember(self, token: str, caller: Caller) -> None:
+        """Keeps the table bounded: the oldest goes. Greenlets do not switch in here; threads at worst drop two."""
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.pop(next(iter(self._remembered)), None)
+        self._remembered[token] = caller
+
+    def _lifetime(self, minutes: int, default: int) -> int:
+        return 60 * min(minutes if minutes > 0 else default, self._config.max_token_expiry_in_minutes)
+
+    def _sign(self, kind: Kind, credentials: Credentials, now: int, seconds: int, family: str) -> str:
+        key = self._keys[kind][0]
+        jti = secrets.token_urlsafe(12)
+        content = json.dumps([credentials.user, credentials.secret, credentials.account]).encode()
+        claims = {
+            "iss": PARTY,
+            "aud": PARTY,
+            "sub": credentials.user,
+            "exp": now + seconds,
+            "iat": now,
+            "nbf": now,
+            "jti": jti,
+            "type": kind,
+            "fam": family,
+            "cred": seal(key.sealing, content, jti),
+        }
+        return jwt.encode(claims, key.signing, ALGORITHM, headers={"kid": key.id})
+
+
+def _keys(kind: Kind, known: list[str]) -> list[Key]:
+    """The keys of the secrets that are set, the current one first."""
+    return [Key(key_id(secret), signing_key(secret), derive(secret, f"cred/{kind}")) for secret in known if secret]
+
+
+def _family_end(family: str) -> int:
+    return int(family.rpartition(".")[2]) + FAMILY_SECONDS

@@ -1,0 +1,131 @@
+"""How a caller waits for an answer from another thread: as a greenlet of gevent, or as a plain thread.
+
+The bridge asks five things of a waiter: make a cell for a caller, let the caller wait on it, wake the callers of many
+cells from the loop's thread, run a function at the end of the caller's turn, and run another one on the callers' side
+after each wake-up.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+Cell = Any
+
+
+class Waiter(Protocol):
+    """What the bridge needs to know about its callers."""
+
+    def open(self, after_wake: Callable[[], None]) -> None:
+        """Makes ready, in the thread that will wait; `after_wake` runs there after each wake-up, if it can."""
+
+    def close(self) -> None:
+        """Gives back what `open` took."""
+
+    def new(self) -> Cell:
+        """A cell for one answer."""
+
+    def wait(self, cell: Cell, timeout: float) -> bool:
+        """Waits up to `timeout` seconds; false when time was up."""
+
+    def wake(self, cells: list[Cell]) -> None:
+        """Wakes those who wait on these cells; called on the loop's thread."""
+
+    def at_end_of_turn(self, function: Callable[[], None]) -> None:
+        """Runs a function when all callers that can submit now have done so."""
+
+
+class ThreadWaiter:
+    """Callers are threads. A cell is a lock that the loop releases, which never makes it wait."""
+
+    def open(self, after_wake: Callable[[], None]) -> None:
+        """Nothing is needed; callers look for notices themselves."""
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+    def new(self) -> Cell:
+        """A lock, taken."""
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        return lock
+
+    def wait(self, cell: Cell, timeout: float) -> bool:
+        """Takes the lock again, once the loop has released it."""
+        taken: bool = cell.acquire(timeout=timeout)
+        return taken
+
+    def wake(self, cells: list[Cell]) -> None:
+        """Releases the locks."""
+        for cell in cells:
+            if cell is not None:
+                cell.release()
+
+    def at_end_of_turn(self, function: Callable[[], None]) -> None:
+        """Threads have no turns: now."""
+        function()
+
+
+class GeventWaiter:
+    """Callers are greenlets of the hub of the thread that opens it. A cell is a `gevent.hub.Waiter`.
+
+    Across threads only the `send` of an async watcher is safe, so the loop leaves cells in a deque and sends; the
+    hub's callback switches to the greenlets.
+    """
+
+    def open(self, after_wake: Callable[[], None]) -> None:
+        """Starts the watcher in this thread's hub; the hub exists from here on, before any other thread does."""
+        from gevent.hub import Waiter as HubWaiter
+        from gevent.hub import get_hub
+
+        self._after_wake = after_wake
+        self._hub = get_hub()
+        self._cell = HubWaiter
+        self._woken: deque[Cell] = deque()
+        self._watcher = self._hub.loop.async_()
+        self._watcher.start(self._switch)
+
+    def close(self) -> None:
+        """Stops the watcher. It is not closed: the thread may be about to send once more, which is then ignored."""
+        self._watcher.stop()
+
+    def new(self) -> Cell:
+        """A waiter of the hub."""
+        return self._cell(self._hub)
+
+    def wait(self, cell: Cell, timeout: float) -> bool:
+        """Switches to the hub until the cell is switched to, or a timer of the hub is first."""
+        timer = self._hub.loop.timer(timeout)
+        timer.start(cell.switch, False)
+        try:
+            answered: bool = cell.get()
+        finally:
+            timer.stop()
+            timer.close()
+        return answered
+
+    def wake(self, cells: list[Cell]) -> None:
+        """Leaves the cells for the hub and wakes it."""
+        self._woken.extend(cells)
+        self._watcher.send()
+
+    def at_end_of_turn(self, function: Callable[[], None]) -> None:
+        """After the greenlets that can run now have run."""
+        self._hub.loop.run_callback(function)
+
+    def _switch(self) -> None:
+        woken = self._woken
+        while woken:
+            cell = woken.popleft()
+            if cell is not None:
+                cell.switch(True)
+        self._after_wake()
+
+
+def pick_waiter() -> Waiter:
+    """The waiter for this process: gevent's where its monkey patching is in force."""
+    monkey = sys.modules.get("gevent.monkey")
+    return GeventWaiter() if monkey and monkey.is_module_patched("threading") else ThreadWaiter()

@@ -1,0 +1,61 @@
+"""Bodies of the `/auth` routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates_schema
+
+_TEXT = validate.Length(min=1, max=1024)
+MAX_MINUTES = 10**15
+
+
+class _Lifetimes(Schema):
+    """What both routes take: lifetimes in minutes; 0 and below mean the default. Unknown fields are ignored."""
+
+    class Meta:
+        """Old clients send more than we need."""
+
+        unknown = EXCLUDE
+
+    token_expiry_in_minutes = fields.Integer(
+        strict=True, load_default=0, validate=validate.Range(-MAX_MINUTES, MAX_MINUTES)
+    )
+    refresh_token_expiry_in_minutes = fields.Integer(
+        strict=True, load_default=0, validate=validate.Range(-MAX_MINUTES, MAX_MINUTES)
+    )
+
+
+class Authenticate(_Lifetimes):
+    """`POST /auth/authenticate`: a user, and a connection token or password. Loads `secret` from either."""
+
+    username = fields.String(required=True, validate=_TEXT)
+    connection_token = fields.String(validate=_TEXT)
+    password = fields.String(validate=_TEXT)
+    account_id = fields.Integer(strict=True, validate=validate.Range(0, 10**9))
+
+    @validates_schema
+    def _has_a_secret(self, data: Mapping[str, Any], **_: Any) -> None:
+        if not data.get("connection_token") and not data.get("password"):
+            raise ValidationError("Missing data for required field (or password).", "connection_token")
+
+    @post_load
+    def _secret(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        token, password = data.pop("connection_token", ""), data.pop("password", "")
+        return {**data, "secret": token or password}
+
+
+class Refresh(_Lifetimes):
+    """`POST /auth/refreshToken`: a refresh token, if it is not in the cookie or header."""
+
+    jwt_refresh_token = fields.String(load_default="", allow_none=True)
+
+
+class Tokens(Schema):
+    """The answer of both routes; lifetimes in milliseconds."""
+
+    expires_in = fields.Function(lambda issued: issued.access_seconds * 1000)
+    jwt = fields.String(attribute="access")
+    jwt_refresh_token = fields.String(attribute="refresh")
+    refresh_token_expires_in = fields.Function(lambda issued: issued.refresh_seconds * 1000)
