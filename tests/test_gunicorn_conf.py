@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,6 +76,13 @@ def test_the_start_says_where_it_is_and_how_to_try_it(running: Gateway) -> None:
     assert f"curl -s {running.url}/auth/authenticate" in output
     assert '{"username": "root", "connection_token": "memphis"}' in output
     assert f"curl {running.url}/stations/orders/produce/single" in output
+
+
+def test_the_lines_to_try_it_work(gateway: Callable[..., Gateway]) -> None:
+    """Pasted into a shell they log on and produce, with the real application."""
+    lines = gateway().start().output().partition("Try it:\n")[2].partition("\n{")[0]
+    done = subprocess.run(["sh", "-c", lines], capture_output=True, text=True, timeout=20)
+    assert done.stdout == '{"error":null,"success":true}'
 
 
 def test_workers_find_the_broker_when_they_start(running: Gateway) -> None:
