@@ -23,6 +23,7 @@ from proxy.errors import (
     to_response,
 )
 from proxy.extension import Stations
+from proxy.lane import Lane
 from proxy.sealing import ENOUGH_BYTES
 
 
@@ -42,7 +43,8 @@ def create_app(config: Config | None = None) -> Flask:
     for blueprint in (auth.bp, stations.bp, monitoring.bp):
         app.register_blueprint(blueprint)
     app.register_error_handler(Exception, _on_error)
-    app.wsgi_app = Edge(app.wsgi_app, config)  # type: ignore[method-assign]
+    inner = Lane(app.wsgi_app, app, extension) if config.lane else app.wsgi_app
+    app.wsgi_app = Edge(inner, config)  # type: ignore[method-assign]
     return app
 
 

@@ -113,7 +113,7 @@ class Bridge:
         self._waiter = waiter or pick_waiter()
         self._loop: asyncio.AbstractEventLoop
         self._open = False
-        self._admission = _thread.allocate_lock()
+        self._admission = _original("allocate_lock")()
         self._taken = self._taken_bytes = 0  # by callers, under the admission lock
         self._given = self._given_bytes = 0  # by the loop alone; a stale read admits one job too few
         self._inbox: deque[Reply] = deque()
@@ -185,11 +185,11 @@ class Bridge:
         return abandoned
 
     def _admit(self, reply: Reply) -> None:
-        with self._admission:
-            # A single job over the limit is let through when nothing else is under way, or it never could be.
-            full = self.pending + reply.weight > self._limit
-            full |= self._taken_bytes - self._given_bytes + reply.size > self._limit_bytes
-            if full and self.pending:
+        with self._admission:  # held for a few instructions, never while a greenlet switches
+            pending = self._taken - self._given
+            full = pending + reply.weight > self._limit
+            full = full or self._taken_bytes - self._given_bytes + reply.size > self._limit_bytes
+            if full and pending:  # a single job over the limit must run when nothing else does, or it never could
                 raise Overloaded
             self._taken += reply.weight
             self._taken_bytes += reply.size
@@ -210,7 +210,8 @@ class Bridge:
 
     def _await(self, reply: Reply, timeout: float) -> Any:
         answered = self._waiter.wait(reply.cell, timeout)
-        self._drain_notices()
+        if self._notices:
+            self._drain_notices()
         if not answered and not reply.settled:
             raise GaveUp(started=not reply.claim())
         if reply.error is not None:
@@ -353,6 +354,10 @@ async def _coroutine(function: Callable[..., Awaitable[T]], args: tuple[Any, ...
 
 def _start_thread(function: Callable[..., None], *args: Any) -> None:
     """Starts a thread of the operating system, also where gevent has put greenlets in their place."""
+    _original("start_new_thread")(function, args)
+
+
+def _original(name: str) -> Any:
+    """What `_thread` has before gevent patches it."""
     monkey = sys.modules.get("gevent.monkey")
-    start = monkey.get_original("_thread", "start_new_thread") if monkey else _thread.start_new_thread
-    start(function, args)
+    return monkey.get_original("_thread", name) if monkey else getattr(_thread, name)

@@ -221,6 +221,10 @@ class Config:
         "How long created stations know a de-duplication id; assumed where a user may not look.",
     )
 
+    lane: bool = _setting(
+        "LANE", flag, True, "The short way past Flask for requests like those that Flask has already served."
+    )
+
     log_level: str = _setting(
         "LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "Least important lines that are logged."
     )

@@ -28,6 +28,7 @@ HeaderList = list[tuple[str, str]]
 StartResponse = Callable[..., Any]
 
 REQUEST_ID = "stations.request_id"
+ROUTE = "stations.route"
 USER = "stations.user"
 _HARMLESS_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 _OURS = re.compile(r"/(?:auth|stations|monitoring|schemas)(?:/|\Z)", re.IGNORECASE)
@@ -220,6 +221,9 @@ def _fold(path: str) -> str:
 
 def _route(environ: Environ) -> tuple[str | None, str | None]:
     """The pattern of the route that served the request, and its station: Flask leaves its request here."""
+    if ROUTE in environ:
+        route: tuple[str, str] = environ[ROUTE]
+        return route
     request = environ.get("werkzeug.request")
     rule = getattr(request, "url_rule", None)
     arguments = getattr(request, "view_args", None) or {}

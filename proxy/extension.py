@@ -7,14 +7,32 @@ Routes of a team's own use it as ours do::
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
 from flask import current_app, request
 
 from proxy.config import Config
+from proxy.credentials import Credentials
 from proxy.errors import Unauthorized
-from proxy.messages import Ack, station_named
+from proxy.messages import Ack, Station, station_named
 from proxy.producer import Producer
 from proxy.shaping import HeaderFilter, HeaderPairs
 from proxy.tokens import Caller, Tokens
+
+OUTCOME = "stations.outcome"  # what the lane met, for Flask to answer
+MAX_PROVED = 10_000
+
+Answer = Callable[["Stations", Credentials, Station, Mapping[str, Any], bytes], bytes]
+
+
+class Proved(NamedTuple):
+    """A path that Flask has served: its endpoint, what answered, the station, the pattern of the route."""
+
+    endpoint: str
+    answer: Answer
+    station: Station
+    rule: str
 
 
 class Stations:
@@ -25,6 +43,7 @@ class Stations:
         self.tokens = Tokens(config)
         self.producer = Producer(config)
         self.headers = HeaderFilter(config.forward_headers)
+        self.proved: dict[str, Proved] = {}
 
     def start(self, timeout: float = 10.0) -> None:
         """Starts what runs beside the requests; call it in the process that serves them. Raises `OpenBroker`."""
@@ -33,6 +52,12 @@ class Stations:
     def stop(self, drain: float = 5.0) -> None:
         """Waits up to `drain` seconds for messages under way, and closes all connections."""
         self.producer.stop(drain)
+
+    def prove(self, path: str, proved: Proved) -> None:
+        """Remembers that Flask has served this path well. Bounded; two threads at worst forget once more."""
+        if len(self.proved) >= MAX_PROVED:
+            self.proved.clear()
+        self.proved[path] = proved
 
     def caller(self) -> Caller:
         """Who sent the current request, by its access token. Raises `Unauthorized`."""

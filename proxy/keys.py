@@ -8,6 +8,7 @@ where the sender gives none (12 of the user, a dot, 9 of our own).
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import itertools
@@ -46,8 +47,7 @@ class KeyMaker:
 
     def namespace(self, account: str, user: str) -> str:
         """The 12 characters that all ids of a user begin with; the same in all replicas."""
-        digest = hmac.digest(self._key, f"{account}\0{user}".encode(errors="surrogatepass"), hashlib.sha256)
-        return base64.urlsafe_b64encode(digest[:9]).decode()
+        return _namespace(self._key, account, user)
 
 
 def single_id(namespace: str, key: str) -> str:
@@ -55,6 +55,21 @@ def single_id(namespace: str, key: str) -> str:
     return f"{namespace}.{key}"
 
 
-def element_id(namespace: str, key: str, index: int, payload: bytes) -> str:
-    """The broker's id of element `index` of a batch; other bytes in its place have another id."""
-    return f"{namespace}.{key}.{index}.{hashlib.sha256(payload).hexdigest()[:8]}"
+def element_ids(namespace: str, key: str, payloads: list[bytes]) -> list[str]:
+    """The broker's ids of the elements of a batch; other bytes in the same place have another id."""
+    start, digest = f"{namespace}.{key}.", hashlib.sha256
+    return [f"{start}{index}.{digest(payload).hexdigest()[:8]}" for index, payload in enumerate(payloads)]
+
+
+def atomic_ids(namespace: str, key: str, payloads: list[bytes]) -> list[str]:
+    """The broker's ids of the elements of an atomic batch; another batch has other ids in all places."""
+    digest = hashlib.sha256()
+    for payload in payloads:
+        digest.update(b"%d:%b" % (len(payload), payload))
+    return [f"{namespace}.{key}.{index}.a{digest.hexdigest()[:8]}" for index in range(len(payloads))]
+
+
+@functools.lru_cache(maxsize=4096)
+def _namespace(key: bytes, account: str, user: str) -> str:
+    digest = hmac.digest(key, f"{account}\0{user}".encode(errors="surrogatepass"), hashlib.sha256)
+    return base64.urlsafe_b64encode(digest[:9]).decode()

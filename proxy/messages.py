@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+import msgspec
 
 from proxy.errors import BadStationName
 
@@ -27,7 +29,12 @@ def station_named(text: str) -> Station:
     return Station(name, name.replace(".", "#"))
 
 
-class Message(NamedTuple):
+# How the messages of a produce are to be stored: together with others, so that their sequences are not known; apart,
+# each with a word about its own sequence; or all of them or none.
+Manner = Literal["together", "apart", "atomic"]
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One message for a station.
 
     `payload` is stored byte for byte; `headers` are names in lower case with their values; `key` is the broker's
@@ -42,12 +49,12 @@ class Message(NamedTuple):
     compare: bool = False
 
 
-class Ack(NamedTuple):
+class Ack(msgspec.Struct, frozen=True, gc=False):
     """The broker's word that it stored a message.
 
-    `sequence` is its place in the station. `duplicate` is true when an earlier message with the same key is the one
-    stored, None when a retry of ours makes it impossible to tell.
+    `sequence` is its place in the station, None where it was not asked for. `duplicate` is true when an earlier message
+    with the same key is the one stored, None when a retry of ours makes it impossible to tell.
     """
 
-    sequence: int
+    sequence: int | None
     duplicate: bool | None

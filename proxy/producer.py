@@ -22,8 +22,8 @@ from proxy.errors import (
     Overloaded,
     Stopping,
 )
-from proxy.keys import KeyMaker, element_id, single_id
-from proxy.messages import Ack, Message, Station
+from proxy.keys import KeyMaker, atomic_ids, element_ids, single_id
+from proxy.messages import Ack, Manner, Message, Station
 
 LOG_ON_SECONDS = 15.0
 CHECK_SECONDS = 5.0
@@ -134,18 +134,25 @@ class Producer:
     # ---- messages ----------------------------------------------------------------------------------------------
 
     def single(
-        self, credentials: Credentials, station: Station, payload: bytes, headers: HeaderPairs, key: str = ""
+        self,
+        credentials: Credentials,
+        station: Station,
+        payload: bytes,
+        headers: HeaderPairs,
+        key: str = "",
+        manner: Manner = "apart",
     ) -> Ack:
         """Produces one message and returns its ack. Raises the `GatewayError` that says what became of it.
 
-        `key` is the sender's de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
+        `manner` "together" lets messages travel in groups; sequences are not told then. `key` is the sender's
+        de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
         """
         bridge = self._running()
         own = key or self._keys.own()
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         try:
-            (result,) = self._publish(bridge, credentials, station, [message])
+            (result,) = self._publish(bridge, credentials, station, [message], manner)
         except GatewayError as error:
             result = error
         if isinstance(result, Ack):
@@ -153,20 +160,32 @@ class Producer:
         raise result if key else _with_key(result, own)
 
     def batch(
-        self, credentials: Credentials, station: Station, payloads: list[bytes], headers: HeaderPairs, key: str = ""
+        self,
+        credentials: Credentials,
+        station: Station,
+        payloads: list[bytes],
+        headers: HeaderPairs,
+        key: str = "",
+        manner: Manner = "apart",
     ) -> list[Ack]:
-        """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored."""
+        """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored.
+
+        With `manner` "atomic" all are stored or none, and what is raised is the one reason.
+        """
         bridge = self._running()
         own = key or self._keys.own()
         namespace = self._keys.namespace(credentials.account, credentials.user)
+        ids = atomic_ids if manner == "atomic" else element_ids
         messages = [
-            Message(payload, headers, element_id(namespace, own, index, payload), named=bool(key))
-            for index, payload in enumerate(payloads)
+            Message(payload, headers, id, named=bool(key))
+            for payload, id in zip(payloads, ids(namespace, own, payloads), strict=True)
         ]
         try:
-            results = self._publish(bridge, credentials, station, messages)
+            results = self._publish(bridge, credentials, station, messages, manner)
         except GatewayError as error:
             results = [error] * len(messages)
+        if manner == "atomic" and isinstance(results[0], GatewayError):
+            raise results[0] if key else _with_key(results[0], own)
         failures = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
         if failures:
             failed = BatchFailed(len(results), failures)
@@ -174,7 +193,7 @@ class Producer:
         return [result for result in results if isinstance(result, Ack)]
 
     def _publish(
-        self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message]
+        self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message], manner: Manner
     ) -> list[Ack | GatewayError]:
         seconds = self._config.produce_timeout_seconds
         try:
@@ -184,6 +203,7 @@ class Producer:
                 station,
                 messages,
                 seconds,
+                manner,
                 timeout=seconds + GRACE_SECONDS,
                 weight=len(messages),
                 size=sum(len(message.payload) for message in messages),

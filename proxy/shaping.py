@@ -180,19 +180,23 @@ class HeaderFilter:
         Raises `BadHeader` for CR, LF or NUL in a value, for more than 64 headers, and for more than 8 KiB.
         """
         pairs = []
-        media = content_type or str(environ.get("CONTENT_TYPE") or "")
+        media = content_type or environ.get("CONTENT_TYPE")
         if media and self._stored_name("HTTP_CONTENT_TYPE"):
-            pairs.append(("content-type", media))
-        for variable, value in environ.items():
-            if variable.startswith("HTTP_") and (name := self._stored_name(variable)):
-                pairs.append((name, str(value)))
+            pairs.append(("content-type", str(media)))
+        known = self._known
+        for variable in environ:
+            name = known.get(variable)
+            if name is None:
+                name = self._stored_name(variable)
+            if name:
+                pairs.append((name, str(environ[variable])))
         return _checked(pairs)
 
     def _stored_name(self, variable: str) -> str:
-        """The name under which a header is stored; empty for one that is not. Remembered, within a bound."""
+        """The name under which a variable's header is stored; empty for one that is not. Remembered, in a bound."""
         name = self._known.get(variable)
         if name is None:
-            name = self._judge(variable[5:].replace("_", "-").lower())
+            name = self._judge(variable[5:].replace("_", "-").lower()) if variable.startswith("HTTP_") else ""
             if len(self._known) < MAX_KNOWN_NAMES:
                 self._known[variable] = name
         return name
@@ -207,10 +211,14 @@ class HeaderFilter:
 def _checked(pairs: list[tuple[str, str]]) -> HeaderPairs:
     if len(pairs) > MAX_HEADERS:
         raise BadHeader(f"more than {MAX_HEADERS} headers to store with the message")
-    for name, value in pairs:
+    size = 0
+    for place, (name, value) in enumerate(pairs):
+        size += len(name) + len(value)
         if _UNSAFE.search(value):
             raise BadHeader(f"header {name} has a line break or NUL in it")
-    if sum(len(name) + len(value) for name, value in pairs) > MAX_HEADER_BYTES:
+        if not value.isascii():
+            # WSGI hands bytes over as Latin-1; the broker is given the bytes that were sent.
+            pairs[place] = name, value.encode("latin-1").decode("utf-8", "surrogateescape")
+    if size > MAX_HEADER_BYTES:
         raise BadHeader(f"more than {MAX_HEADER_BYTES} bytes of headers to store with the message")
-    # WSGI hands bytes over as Latin-1; the broker is given the bytes that were sent.
-    return tuple((n, v if v.isascii() else v.encode("latin-1").decode("utf-8", "surrogateescape")) for n, v in pairs)
+    return tuple(pairs)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from flask import Blueprint, Response, request
 
 import schemas
 from proxy import shaping
+from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, LengthRequired, UnsupportedMediaType, encode
-from proxy.extension import the_stations
-from proxy.messages import Ack, Station, station_named
+from proxy.extension import OUTCOME, Answer, Proved, Stations, the_stations
+from proxy.messages import Ack, Manner, Station, station_named
 from schemas.stations import AckAt, AckOf, Key
 
 bp = Blueprint("stations", __name__, url_prefix="/stations")
 
+REPRESENTATION = "return=representation"
+ATOMIC_MESSAGES = 1000  # as many as brokers take in one atomic batch
 STORED = b'{"error":null,"success":true}'
 _KEY, _ACK, _ACKS = Key(), AckOf(), AckAt(many=True)
 
@@ -20,29 +27,56 @@ _KEY, _ACK, _ACKS = Key(), AckOf(), AckAt(many=True)
 @bp.post("/<path:station>/produce/single")
 def produce_single(station: str) -> Response:
     """Stores the body as one message; answers once the broker has it."""
-    extension = the_stations()
-    credentials, target, key = extension.caller().credentials, station_named(station), _key()
-    payload = shaping.single(request.environ.get("CONTENT_TYPE", ""), _body())
-    headers = extension.headers.pick(request.environ)
-    ack = extension.producer.single(credentials, target, payload, headers, key)
-    if not _wants_representation():
-        return _json(STORED)
-    return _json(encode({"ack": _ACK.dump(_place(target, ack)), "error": None, "success": True}))
+    return _produce(station, single)
 
 
 @bp.post("/<path:station>/produce/batch")
 def produce_batch(station: str) -> Response:
     """Stores each element of the body as one message; answers once the broker has all of them."""
-    extension = the_stations()
-    credentials, target, key = extension.caller().credentials, station_named(station), _key()
+    return _produce(station, batch)
+
+
+def _produce(name: str, answer: Answer) -> Response:
+    """What Flask adds: the route, the limit on the body, and the memory that this request was fine."""
+    extension, environ = the_stations(), request.environ
+    credentials, station, body = extension.caller().credentials, station_named(name), _body()
+    if OUTCOME in environ:  # the lane has tried, and only the answer is left to give
+        raise environ[OUTCOME]
+    content = answer(extension, credentials, station, environ, body)
+    extension.prove(environ["PATH_INFO"], Proved(str(request.endpoint), answer, station, str(request.url_rule)))
+    return Response(content, mimetype="application/json")
+
+
+def single(
+    extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any], body: bytes
+) -> bytes:
+    """Produces the body as one message and returns the answer's body. Raises what is wrong, or what became of it."""
+    key, preferences = _key(environ), _preferences(environ)
+    payload = shaping.single(environ.get("CONTENT_TYPE", ""), body)
+    headers = extension.headers.pick(environ)
+    manner = _manner(preferences - {"atomic"})
+    ack = extension.producer.single(credentials, station, payload, headers, key, manner)
+    if REPRESENTATION not in preferences:
+        return STORED
+    return encode({"ack": _ACK.dump(_place(station, ack)), "error": None, "success": True})
+
+
+def batch(
+    extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any], body: bytes
+) -> bytes:
+    """Produces each element of the body as one message; otherwise as `single`."""
+    key, preferences = _key(environ), _preferences(environ)
     most = extension.config.max_batch_messages
-    payloads = shaping.batch(request.environ.get("CONTENT_TYPE", ""), _body(), most)
-    headers = extension.headers.pick(request.environ, content_type="application/json")
-    acks = extension.producer.batch(credentials, target, payloads, headers, key)
-    if not _wants_representation():
-        return _json(STORED)
-    places = [{"index": index, **_place(target, ack)} for index, ack in enumerate(acks)]
-    return _json(encode({"acks": _ACKS.dump(places), "error": None, "success": True}))
+    if "atomic" in preferences:
+        most = min(most, ATOMIC_MESSAGES)
+    payloads = shaping.batch(environ.get("CONTENT_TYPE", ""), body, most)
+    headers = extension.headers.pick(environ, content_type="application/json")
+    manner = _manner(preferences)
+    acks = extension.producer.batch(credentials, station, payloads, headers, key, manner)
+    if REPRESENTATION not in preferences:
+        return STORED
+    rows = [{"index": index, **_place(station, ack)} for index, ack in enumerate(acks)]
+    return encode({"acks": _ACKS.dump(rows), "error": None, "success": True})
 
 
 def _body() -> bytes:
@@ -54,9 +88,8 @@ def _body() -> bytes:
     return request.get_data(cache=False)
 
 
-def _key() -> str:
+def _key(environ: Mapping[str, Any]) -> str:
     """The sender's de-duplication id; empty when there is none."""
-    environ = request.environ
     key = environ.get("HTTP_IDEMPOTENCY_KEY", environ.get("HTTP_MSG_ID"))
     if key is None:
         return ""
@@ -68,14 +101,19 @@ def _key() -> str:
     return loaded
 
 
-def _wants_representation() -> bool:
-    prefer: str = request.environ.get("HTTP_PREFER", "")
-    return "return=representation" in prefer.lower().replace(" ", "").replace('"', "")
+def _preferences(environ: Mapping[str, Any]) -> frozenset[str]:
+    """What `Prefer` (RFC 7240) asks for, in lower case; quotes and blanks do not count."""
+    prefer: str = environ.get("HTTP_PREFER", "")
+    if not prefer:
+        return frozenset()
+    return frozenset(re.sub(r'[\s"]', "", prefer).lower().split(","))
+
+
+def _manner(preferences: frozenset[str]) -> Manner:
+    if "atomic" in preferences:
+        return "atomic"
+    return "apart" if REPRESENTATION in preferences else "together"
 
 
 def _place(station: Station, ack: Ack) -> dict[str, object]:
     return {"station": station.name, "sequence": ack.sequence, "duplicate": ack.duplicate}
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, mimetype="application/json")

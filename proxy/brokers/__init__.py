@@ -6,10 +6,11 @@ No broker is imported before it is asked for: gunicorn's master must have neithe
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from proxy.brokers.atomic import AtomicDelivery
     from proxy.brokers.publishing import Delivery
     from proxy.config import Config
     from proxy.credentials import Credentials
@@ -51,8 +52,14 @@ class Session(Protocol):
     def on_end(self, function: Callable[[], None]) -> None:
         """Has `function` called once when the session has ended."""
 
-    def publish(self, delivery: Delivery, index: int, token: int) -> bool:
-        """Sends one message; false when the broker takes none of that size."""
+    def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
+        """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
+
+    def publish_atomic(self, delivery: AtomicDelivery) -> int | None:
+        """Sends the messages of an atomic batch; the index of one that is too large, in which case nothing is sent.
+
+        Raises `BadRequest` where the broker knows no atomic batches.
+        """
 
     def forget(self, token: int) -> None:
         """Waits for the answer to a message no longer."""

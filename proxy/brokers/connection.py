@@ -3,9 +3,9 @@
 It wraps nats-py, and is the one place that knows its exceptions and the texts of `-ERR` lines. A connection never
 reconnects: nats-py would replay what callers were told had failed. It ends, and says so once.
 
-Private parts of nats-py are used in three places, each guarded by `tests/brokers/test_connection.py`:
-`_transport.write` takes a whole group of frames at once; `_server_info` holds the server's id; `_process_info` is where
-TLS is insisted on.
+Private parts of nats-py are used in four places, each guarded by `tests/brokers/test_connection.py`:
+`_transport.write` takes a whole group of frames at once; `_process_msg` hands replies over without a queue and a task
+between; `_server_info` holds the server's id; `_process_info` is where TLS is insisted on.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.nuid import NUID
 
 from proxy.brokers import Notice
@@ -33,6 +33,7 @@ DENIAL_GRACE_SECONDS = 0.25
 MAX_ACKED_SUBJECTS = 10_000
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) (?:to|with reply of) "([^"]*)"')
+_STATUS = slice(9, 12)  # of "NATS/1.0 503"
 _NOT_LET_IN = ("authorization violation", "authentication expired", "authentication revoked", "authentication timeout")
 
 
@@ -49,12 +50,13 @@ class Owner(Protocol):
         """The connection ended before a reply came."""
 
 
-class Waiting(NamedTuple):
-    """A sent frame whose reply has not come: whose it is, which of its messages, and where it went."""
+class Waiting(msgspec.Struct, frozen=True):
+    """Sent frames whose reply has not come: whose they are, which of its messages, where they went, how many."""
 
     owner: Owner
     item: int
     subject: str
+    frames: int
 
 
 class Options(NamedTuple):
@@ -67,11 +69,18 @@ class Options(NamedTuple):
 
 
 class _Client(Client):
-    """nats-py's client, except that `tls://` means TLS: nats-py would send the password in clear to a server
-    that does not ask for TLS.
+    """nats-py's client with two differences.
+
+    `tls://` means TLS: nats-py would send the password in clear to a server that does not ask for TLS. And replies,
+    which all come through one subscription, go straight to `on_reply(subject, data, headers)`.
     """
 
     insist = False
+    on_reply: Callable[[bytes, bytes, bytes | None], None] | None = None
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if self.on_reply is not None:
+            self.on_reply(subject, data, headers)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self.insist:
@@ -85,16 +94,20 @@ class Connection:
     """A live connection; make it with `connect`.
 
     `send` writes a frame and registers its owner under a token; the owner is told of the reply, a denial, or the end
-    of the connection. `on_end` is called once when it has ended for whatever reason.
+    of the connection. `on_end` is called once when it has ended for whatever reason. `proved_at` is the loop's time of
+    the last sign of life that was asked for, `name` is unique in the world, `server_version` is the server's major and
+    minor version.
     """
 
-    def __init__(self, client: Client, options: Options) -> None:
+    def __init__(self, client: _Client, options: Options) -> None:
         self.alive = False
         self.proved_at = 0.0
+        self.server_version = (0, 0)
         self.on_end: Callable[[], None] = lambda: None
         self._client, self._notice = client, options.notice
         self._loop = asyncio.get_running_loop()
-        self._inbox = f"{options.inbox_prefix}.{NUID().next().decode()}."
+        self.name = NUID().next().decode()
+        self._inbox = f"{options.inbox_prefix}.{self.name}."
         self._skip = len(self._inbox)
         self._waiting: dict[int, Waiting] = {}
         self._frames: list[bytes] = []
@@ -114,12 +127,6 @@ class Connection:
         return str(self._client._server_info.get("server_id", ""))
 
     @property
-    def server_version(self) -> tuple[int, int]:
-        """Major and minor version of the server."""
-        version = self._client.connected_server_version
-        return version.major, version.minor
-
-    @property
     def waiting(self) -> int:
         """How many replies are still to come."""
         return len(self._waiting)
@@ -128,11 +135,19 @@ class Connection:
         """Where the reply to the frame with this token must go."""
         return f"{self._inbox}{token:x}"
 
-    def send(self, owner: Owner, index: int, token: int, subject: str, frame: bytes) -> None:
-        """Sends a frame, at the end of this turn of the loop; its reply goes to `reply_subject(token)`."""
-        self._waiting[token] = Waiting(owner, index, subject)
+    def send(self, owner: Owner, index: int, token: int, subject: str, frame: bytes, frames: int = 1) -> None:
+        """Sends a frame, or several as one, at the end of this turn of the loop.
+
+        The replies go to `reply_subject(token)`; behind that, after a dot, a group has more tokens, of which the
+        third, the message's number, is told its owner in place of `index`. When the connection has ended the owner is
+        told so in the next turn.
+        """
+        if not self.alive:
+            self._loop.call_soon(owner.lost, index)
+            return
+        self._waiting[token] = Waiting(owner, index, subject, frames)
         if not self._frames:
-            self._loop.call_soon(self._write)
+            self._loop.call_soon(self.flush)
         self._frames.append(frame)
 
     def forget(self, token: int) -> None:
@@ -154,17 +169,21 @@ class Connection:
 
     async def open(self) -> None:
         """Subscribes to the replies; a user who may not is told so now, not by a time-out later."""
-        await self._client.subscribe(f"{self._inbox}*", cb=self._on_reply)
+        self._client.on_reply = self._on_reply
+        await self._client.subscribe(f"{self._inbox}>")
         for _ in range(2):  # nats-py's first PING may overtake the SUB, its second cannot
             await self._client.flush(timeout=int(CHECK_SECONDS))
         if self._refused_inbox:
             prefix = self._inbox.split(".", 1)[0]
             raise Forbidden(f"this user may not receive acks on {prefix}.> (see BROKER_INBOX_PREFIX)")
+        version = self._client.connected_server_version
+        self.server_version = version.major, version.minor
         self.alive = True
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Hands what was sent to the socket, now."""
         frames, self._frames = self._frames, []
-        if self.alive:
+        if self.alive and frames:
             self._client._transport.write(b"".join(frames))  # type: ignore[union-attr]
 
     async def _check(self) -> None:
@@ -177,14 +196,16 @@ class Connection:
         finally:
             self._checking = None
 
-    async def _on_reply(self, message: Msg) -> None:
-        waiting = self._waiting.get(int(message.subject[self._skip :], 16))
+    def _on_reply(self, subject: bytes, data: bytes, headers: bytes | None) -> None:
+        token, _, rest = subject[self._skip :].partition(b".")
+        waiting = self._waiting.get(int(token, 16))
         if waiting is None:
             return
-        status = message.headers.get("Status") if message.headers else None
+        status = headers[_STATUS].decode() if headers and headers[8:9] == b" " else None
         if status is None and len(self._acked) < MAX_ACKED_SUBJECTS:
             self._acked.add(waiting.subject)
-        waiting.owner.answered(waiting.item, message.data, status)
+        item = int(rest.split(b".")[2]) if rest else waiting.item
+        waiting.owner.answered(item, data, status)
 
     async def on_error(self, error: Exception) -> None:
         """nats-py's report of an `-ERR` line, or of an error of its own."""
@@ -195,7 +216,7 @@ class Connection:
             return
         kind, subject = match.groups()
         if kind == "subscription":
-            self._refused_inbox |= subject == f"{self._inbox}*".lower()
+            self._refused_inbox |= subject == f"{self._inbox}>".lower()
         else:
             self._on_denied(subject)
 
@@ -212,8 +233,9 @@ class Connection:
         if any(self._waiting[token].subject in self._acked for token in tokens):
             self._loop.call_later(DENIAL_GRACE_SECONDS, self._settle_denied, tokens, True)
             return
-        if len(tokens) > 1 and len(self._owed) < MAX_ACKED_SUBJECTS:
-            self._owed[subject] = len(tokens) - 1
+        frames = sum(self._waiting[token].frames for token in tokens)
+        if frames > 1 and len(self._owed) < MAX_ACKED_SUBJECTS:
+            self._owed[subject] = frames - 1
         self._settle_denied(tokens + reply, False)
 
     def _settle_denied(self, tokens: list[int], maybe_stored: bool) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from proxy.brokers import Broker, Reply, Session
+from proxy.brokers.atomic import AtomicDelivery
 from proxy.brokers.publishing import Delivery
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, BrokerRefused, GatewayError, Overloaded, Stopping, Unauthorized
-from proxy.messages import Message, Station
+from proxy.messages import Manner, Message, Station
 
 TICK_SECONDS = 0.25
 RETRY_SECONDS = 0.5
@@ -71,7 +72,13 @@ class Pool:
         await asyncio.gather(*(session.close() for session in sessions), *self._tasks, return_exceptions=True)
 
     def publish(
-        self, reply: Reply, credentials: Credentials, station: Station, messages: list[Message], seconds: float
+        self,
+        reply: Reply,
+        credentials: Credentials,
+        station: Station,
+        messages: list[Message],
+        seconds: float,
+        manner: Manner = "apart",
     ) -> None:
         """A job of the bridge: answers with an `Ack` or a `GatewayError` for each message, within `seconds`.
 
@@ -83,7 +90,8 @@ class Pool:
             self._open_soon(link)
             if self._is_away(now):
                 raise BrokerAway
-        delivery = Delivery(reply, station, messages, now + seconds, link.deliveries.pop)
+        make = AtomicDelivery if manner == "atomic" else Delivery
+        delivery = make(reply, station, messages, now + seconds, link.deliveries.pop, manner == "together")
         link.deliveries[delivery] = None
         if link.session is not None:
             delivery.begin(link.session)

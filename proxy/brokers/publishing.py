@@ -13,9 +13,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-import msgspec
-
-from proxy.brokers import Reply, Session
+from proxy.brokers import Reply, Session, answers
 from proxy.brokers.connection import NO_RESPONDERS
 from proxy.errors import (
     AckTimeout,
@@ -34,24 +32,10 @@ LOOK_SECONDS = 1.0
 # err_code of the JetStream API
 ID_IN_PROCESS = 10158
 MESSAGE_TOO_LARGE = 10054
-NOT_NOW = {10008, 10009, 10118}  # no quorum, no leader, offline: as good as no responders
+NOT_NOW = {10008, 10009, 10118, 10167}  # no quorum, no leader, offline, queue full: as good as no responders
 
 
-class ApiError(msgspec.Struct):
-    """The error of a JetStream answer; `code` is like an HTTP status, `err_code` names the situation."""
-
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class PubAck(msgspec.Struct):
-    """What a stream answers to a publish. One without `stream` and without `error` is somebody else's."""
-
-    stream: str = ""
-    seq: int = 0
-    duplicate: bool = False
-    error: ApiError | None = None
+_STORED, _STORED_SOMETIME = Ack(None, False), Ack(None, None)
 
 
 class Tokens:
@@ -67,18 +51,19 @@ class Tokens:
 
 
 tokens = Tokens()
-_decode = msgspec.json.Decoder(PubAck).decode
 
 
 class Delivery:
     """The messages of one produce, from hand-over to answer.
 
     `reply` is set to a list with an `Ack` or a `GatewayError` for each message, at the latest at `deadline` (the
-    loop's time).
+    loop's time). When `grouped`, they may be sent in a group with others, and their sequences are not told.
+    `token` is the number of the first one's reply subject.
     """
 
     __slots__ = (
         "_again",
+        "_alone",
         "_done",
         "_first_sent",
         "_flying",
@@ -87,16 +72,18 @@ class Delivery:
         "_loop",
         "_open",
         "_reading",
+        "_repeating",
         "_reply",
         "_results",
         "_tasks",
-        "_token",
         "_unanswered",
         "_why",
         "deadline",
+        "grouped",
         "messages",
         "session",
         "station",
+        "token",
     )
 
     def __init__(
@@ -106,23 +93,29 @@ class Delivery:
         messages: list[Message],
         deadline: float,
         done: Callable[[Delivery], object],
+        grouped: bool = False,
     ) -> None:
         self.station, self.messages, self.deadline = station, messages, deadline
+        self.grouped = grouped and not messages[0].compare
         self.session: Session | None = None
         self._reply, self._done = reply, done
         self._loop = asyncio.get_running_loop()
-        count = self._open = len(messages)
+        count = self._open = self._units()
         self._results: list[Ack | GatewayError | None] = [None] * count
-        self._token = tokens.take(count)
+        self.token = tokens.take(count)
         self._flying: dict[int, float] = {}
         self._again: set[int] = set()
         self._unanswered: set[int] = set()
         self._reading: dict[int, Ack] = {}
         self._first_sent = self._looked = 0.0
-        self._looking = False
+        self._alone = self._looking = self._repeating = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._why: GatewayError | None = None
         reply.on_abandon = self.expire
+
+    def _units(self) -> int:
+        """How many results there are."""
+        return len(self.messages)
 
     # ---- sending -----------------------------------------------------------------------------------------------
 
@@ -131,24 +124,24 @@ class Delivery:
         self.session = session
         if not self._first_sent:
             self._first_sent = self._loop.time()
-            self._send(range(len(self.messages)))
+            self._send(range(len(self._results)), self.grouped)
         else:
             self._repeat()
 
-    def _send(self, indexes: Iterable[int]) -> None:
-        session, now = self.session, self._loop.time()
+    def _send(self, indexes: Iterable[int], grouped: bool = False) -> None:
+        session = self.session
         if session is None:
             return
-        for index in indexes:
-            if self._results[index] is not None:
-                continue
-            if session.publish(self, index, self._token + index):
-                self._flying[index] = now
-            else:
-                self._settle(index, TooLarge(f"the broker takes messages of at most {session.max_payload} bytes"))
+        unsettled = [index for index in indexes if self._results[index] is None]
+        self._alone = self._alone or not grouped
+        self._flying.update(dict.fromkeys(unsettled, self._loop.time()))
+        for index in session.publish(self, unsettled, grouped):
+            del self._flying[index]
+            self._settle(index, TooLarge(f"the broker takes messages of at most {session.max_payload} bytes"))
 
     def _repeat(self) -> None:
         """Sends again what was refused for now, and what was left unanswered while the station knows its id."""
+        self._repeating = False
         if self.session is None or not self.session.alive or not self._again:
             return
         ready, self._again = self._again, set()
@@ -157,6 +150,12 @@ class Delivery:
             ready -= doubtful
             self._again = doubtful
         self._send(sorted(ready))
+
+    def _repeat_soon(self) -> None:
+        """Once for all that come back in this turn."""
+        if not self._repeating:
+            self._repeating = True
+            self._loop.call_soon(self._repeat)
 
     def _may_repeat(self) -> bool:
         """Whether a repeat of what may be stored would still be recognised as one."""
@@ -193,14 +192,24 @@ class Delivery:
             self._not_now(index, BrokerRefused("the station has no leader now, or the broker no JetStream"))
             self._look_up()
             return
-        try:
-            ack = _decode(data)
-        except msgspec.MsgspecError:
+        answer = answers.decode(data)
+        if answer is None:
             return  # a core subscriber's answer; the stream's is still to come
-        if ack.error is not None:
-            self._on_error(index, ack.error)
-        elif ack.stream:
-            self._on_ack(index, ack)
+        if answer.error is not None:
+            self.on_error(index, answer.error)
+        elif answer.stream:
+            self._on_ack(index, answer)
+
+    def stored(self, index: int) -> None:
+        """The message was stored as one of a group; its place is not told."""
+        self._settle(index, _STORED_SOMETIME if index in self._unanswered else _STORED)
+
+    def not_stored(self, index: int) -> None:
+        """The message was not stored, for no fault of its own: it is sent again, alone, in this turn."""
+        if self._results[index] is None:
+            self._flying.pop(index, None)
+            self._again.add(index)
+            self._repeat_soon()
 
     def denied(self, index: int, maybe_stored: bool) -> None:
         """The broker does not let this user produce to this station."""
@@ -217,7 +226,7 @@ class Delivery:
 
     def refuse(self, error: GatewayError) -> None:
         """Ends the delivery: no session can be had, for that reason."""
-        for index in range(len(self.messages)):
+        for index in range(len(self._results)):
             if self._results[index] is None:
                 self._settle(index, self._truthful(index, error))
 
@@ -225,7 +234,8 @@ class Delivery:
         """Ends the delivery: time is up."""
         self.refuse(self._why or BrokerAway())
 
-    def _on_error(self, index: int, error: ApiError) -> None:
+    def on_error(self, index: int, error: answers.ApiError) -> None:
+        """The stream refused the message, for good or for now."""
         if error.err_code == ID_IN_PROCESS or error.err_code in NOT_NOW:
             self._not_now(index, BrokerRefused(f"the broker is not ready: {error.description}"))
             return
@@ -235,7 +245,7 @@ class Delivery:
             refusal = TooLarge("the message is larger than this station takes")
         self._settle(index, self._truthful(index, refusal))
 
-    def _on_ack(self, index: int, ack: PubAck) -> None:
+    def _on_ack(self, index: int, ack: answers.Answer) -> None:
         self._flying.pop(index, None)
         message = self.messages[index]
         repeated = index in self._unanswered
@@ -247,7 +257,7 @@ class Delivery:
             self._settle(index, BrokerRefused("the de-duplication id was in use; repeat the request"))
         elif message.compare:
             self._reading[index] = result
-            self._do(self._compare(index, result))
+            self._do(self._compare(index, ack.seq, result))
         else:
             self._settle(index, result)
 
@@ -256,11 +266,11 @@ class Delivery:
         self._why = why
         self._again.add(index)
 
-    async def _compare(self, index: int, ack: Ack) -> None:
+    async def _compare(self, index: int, sequence: int, ack: Ack) -> None:
         """The broker knows the sender's key: it must belong to the same bytes."""
         session = self.session
         try:
-            payload = await session.stored(self.station, ack.sequence) if session else None
+            payload = await session.stored(self.station, sequence) if session else None
         except GatewayError:
             payload = None
         same = payload is None or payload == self.messages[index].payload
@@ -311,8 +321,8 @@ class Delivery:
         self._results[index] = result
         self._flying.pop(index, None)
         self._again.discard(index)
-        if self.session is not None:
-            self.session.forget(self._token + index)
+        if self._alone and self.session is not None:
+            self.session.forget(self.token + index)
         self._open -= 1
         if not self._open:
             self._finish()
@@ -323,4 +333,7 @@ class Delivery:
                 task.cancel()
         self._done(self)
         self.session = None
-        self._reply.set(self._results)
+        self._reply.set(self._report())
+
+    def _report(self) -> list[Ack | GatewayError | None]:
+        return self._results

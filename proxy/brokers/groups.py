@@ -1,0 +1,184 @@
+"""Messages that are sent together: one fast-ingest batch, one ack for all of them.
+
+Source: NATS ADR-50 (fast-ingest batch publishing, nats-server 2.14). The reply subject of message `n` of a batch is
+`<inbox><batch>.<flow>.<gap mode>.<n>.<operation>.$FI`. With gap mode `fail` the stream's answers are true for each
+message: one that it refuses answers on its own reply subject and ends the batch; the final ack counts those before it;
+what comes after is not stored.
+
+A group never repeats anything. What is not stored, or not known to be, goes back to its delivery, which sends it again
+alone, with the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from proxy.brokers import answers, frames
+from proxy.brokers.connection import Connection
+from proxy.brokers.publishing import Delivery, tokens
+
+BATCHES_SINCE = (2, 14)
+ALONE_SECONDS = 30.0
+MAX_KNOWN_SUBJECTS = 10_000
+
+CLOSE = 3  # the operation that ends a batch without a message; see `frames.batch` for the others
+FLOW = 500  # the stream may report after that many messages; it does so no more seldom
+
+# err_code: the stream takes no batches, too many are open, or this one is not (any more)
+NO_BATCHES = 10205
+TOO_MANY_BATCHES = 10211
+NOT_IN_A_BATCH = {NO_BATCHES, 10206, 10207, 10208, TOO_MANY_BATCHES}
+
+Member = tuple[Delivery, int]
+
+
+# A message to send: whose it is, which of its messages, its header block, its payload.
+Row = tuple[Delivery, int, bytes, bytes]
+
+
+class Group:
+    """The messages of one batch, in order, and what the stream says of them.
+
+    `close` sends the end of a batch whose last message was refused; `no_batches` is told when this stream takes none;
+    `forget` is told when nothing more can be learnt.
+    """
+
+    __slots__ = ("_close", "_forget", "_heard", "_members", "_no_batches")
+
+    def __init__(
+        self,
+        members: list[Member],
+        close: Callable[[], None],
+        no_batches: Callable[[], None],
+        forget: Callable[[], None],
+    ) -> None:
+        self._members = members
+        self._close, self._no_batches, self._forget = close, no_batches, forget
+        self._heard: set[int] = set()
+
+    def answered(self, n: int, data: bytes, status: str | None) -> None:
+        """A reply to the `n`-th message."""
+        answer = answers.decode(data) if status is None else None
+        if status is not None:
+            self._hear(n, lambda delivery, index: delivery.answered(index, data, status))
+        elif answer is None:
+            return
+        elif answer.error is not None:
+            self._on_error(n, answer.error)
+        elif answer.batch:
+            self._on_commit(answer.count)
+        elif answer.stream:  # a server that knows no batches has stored it as a message like any other
+            self._hear(n, lambda delivery, index: delivery.answered(index, data, status))
+
+    def denied(self, n: int, maybe_stored: bool) -> None:
+        """The user may not publish here: nobody of the group may."""
+        for delivery, index in self._members:
+            delivery.denied(index, maybe_stored)
+
+    def lost(self, n: int) -> None:
+        """The connection ended."""
+        for delivery, index in self._members:
+            delivery.lost(index)
+
+    def _hear(self, n: int, tell: Callable[[Delivery, int], None]) -> None:
+        """What became of the `n`-th message; only the first word counts."""
+        if n in self._heard:
+            return
+        self._heard.add(n)
+        tell(*self._members[n - 1])
+        if len(self._heard) == len(self._members):
+            self._forget()
+
+    def _on_error(self, n: int, error: answers.ApiError) -> None:
+        if error.err_code in NOT_IN_A_BATCH:
+            if error.err_code in (NO_BATCHES, TOO_MANY_BATCHES):
+                self._no_batches()
+            self._hear(n, Delivery.not_stored)
+            return
+        last = n == len(self._members) and n not in self._heard
+        self._hear(n, lambda delivery, index: delivery.on_error(index, error))
+        if last:
+            self._close()
+
+    def _on_commit(self, count: int) -> None:
+        """The batch has ended: the first `count` are stored, those after are not."""
+        self._forget()
+        for n, (delivery, index) in enumerate(self._members, 1):
+            if n in self._heard:
+                continue
+            if n <= count:
+                delivery.stored(index)
+            else:
+                delivery.not_stored(index)
+
+
+class Gatherer:
+    """Collects the messages of one turn of the loop, and sends those for the same subject as one batch."""
+
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds  # how long a group is waited for
+        self._loop = asyncio.get_running_loop()
+        self._gathered: dict[str, list[Row]] = {}
+        self._groups: deque[tuple[float, int]] = deque()
+        self._alone: dict[str, float] = {}
+
+    def add(self, subject: str, rows: list[Row]) -> None:
+        """Sends messages at the end of this turn, together with what else comes until then."""
+        if not self._gathered:
+            self._loop.call_soon(self._send)
+        self._gathered.setdefault(subject, []).extend(rows)
+
+    def send_alone(self, subject: str, rows: list[Row]) -> None:
+        """Sends messages at the end of this turn, each with an answer of its own."""
+        connection = self._connection
+        for delivery, index, head, payload in rows:
+            token = delivery.token + index
+            frame = frames.publish(subject, connection.reply_subject(token), head, payload)
+            connection.send(delivery, index, token, subject, frame)
+
+    def takes(self, subject: str) -> bool:
+        """Whether messages for this subject may be sent in groups now."""
+        if self._connection.server_version < BATCHES_SINCE:
+            return False
+        again_at = self._alone.get(subject)
+        return again_at is None or self._loop.time() >= again_at
+
+    def _send(self) -> None:
+        gathered, self._gathered = self._gathered, {}
+        for subject, rows in gathered.items():
+            if len(rows) > 1:
+                self._send_group(subject, rows)
+            else:  # a batch of one costs more than a message of its own
+                self.send_alone(subject, rows)
+        self._connection.flush()
+
+    def _send_group(self, subject: str, rows: list[Row]) -> None:
+        """One batch, in one piece."""
+        token = tokens.take(1)
+        reply, last = self._connection.reply_subject(token), len(rows)
+        frame = frames.batch(subject, f"{reply}.{FLOW}.fail.", [(head, payload) for _, _, head, payload in rows])
+        end = frames.request(subject, f"{reply}.{FLOW}.fail.{last}.{CLOSE}.$FI", b"")
+        group = Group(
+            [(delivery, index) for delivery, index, _, _ in rows],
+            close=lambda: self._connection.send(group, last, token, subject, end),
+            no_batches=lambda: self._rest(subject),
+            forget=lambda: self._connection.forget(token),
+        )
+        self._forget_old_groups(token)
+        self._connection.send(group, 0, token, subject, frame, last)
+
+    def _rest(self, subject: str) -> None:
+        """This stream takes no batches now; asked again after a while."""
+        if len(self._alone) >= MAX_KNOWN_SUBJECTS:
+            self._alone.clear()
+        self._alone[subject] = self._loop.time() + ALONE_SECONDS
+
+    def _forget_old_groups(self, new: int) -> None:
+        """A group that never got its last answer is waited for no longer than its messages were."""
+        now = self._loop.time()
+        while self._groups and self._groups[0][0] < now:
+            self._connection.forget(self._groups.popleft()[1])
+        self._groups.append((now + self._seconds, new))

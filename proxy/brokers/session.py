@@ -1,0 +1,298 @@
+"""One user's session on NATS JetStream: a station is a stream that takes the station's subject.
+
+Source: NATS ADR-1 (JetStream API and error codes), ADR-31 (reading stored messages).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import msgspec
+
+from proxy.brokers import frames
+from proxy.brokers.answers import ApiError
+from proxy.brokers.atomic import AtomicDelivery, cannot
+from proxy.brokers.connection import NO_RESPONDERS, Connection
+from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Row
+from proxy.brokers.publishing import Delivery, tokens
+from proxy.config import Config
+from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound
+from proxy.messages import Station
+
+ATOMIC_SINCE = (2, 12)
+API_SECONDS = 2.0
+MAX_KNOWN_STATIONS = 10_000
+NAME_IN_USE = 10058
+SUBJECTS_OVERLAP = 10065
+
+
+class Names(msgspec.Struct):
+    """Answer to `STREAM.NAMES`."""
+
+    streams: list[str] | None = None
+    error: ApiError | None = None
+
+
+class StreamConfig(msgspec.Struct):
+    """The part of a stream's configuration that counts here; times in nanoseconds."""
+
+    duplicate_window: int = 0
+
+
+class Info(msgspec.Struct):
+    """Answer to `STREAM.INFO` and `STREAM.CREATE`."""
+
+    config: StreamConfig = msgspec.field(default_factory=StreamConfig)
+    error: ApiError | None = None
+
+
+class Stored(msgspec.Struct):
+    """The message in an answer to `STREAM.MSG.GET`."""
+
+    data: str = ""
+
+
+class Got(msgspec.Struct):
+    """Answer to `STREAM.MSG.GET`."""
+
+    message: Stored = msgspec.field(default_factory=Stored)
+    error: ApiError | None = None
+
+
+class Question:
+    """A request to the JetStream API that waits for its answer."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def answered(self, index: int, data: bytes, status: str | None) -> None:
+        """The API's answer, or word that nobody serves it."""
+        if status == NO_RESPONDERS and not data:
+            self._fail(BrokerRefused("JetStream does not answer: it is off for this account, or has no leader now"))
+        elif not self.answer.done():
+            self.answer.set_result(data)
+
+    def denied(self, index: int, maybe_stored: bool) -> None:
+        """The user may not ask this."""
+        self._fail(Forbidden(f"the broker does not allow this user to publish to {self.subject}"))
+
+    def lost(self, index: int) -> None:
+        """The connection ended."""
+        self._fail(BrokerAway())
+
+    def _fail(self, error: GatewayError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Session:
+    """One broker connection as one user: publishes, and knows what it has learnt about stations."""
+
+    id_name = "Nats-Msg-Id"
+
+    def __init__(self, connection: Connection, config: Config) -> None:
+        self.connection = connection
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._windows: dict[str, float | None] = {}
+        self._ensuring: dict[str, asyncio.Task[bool]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._gatherer = Gatherer(connection, config.produce_timeout_seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether messages can be sent."""
+        return self.connection.alive
+
+    @property
+    def max_payload(self) -> int:
+        """Most bytes of headers and payload that the broker takes in a message."""
+        return self.connection.max_payload
+
+    @property
+    def proved_at(self) -> float:
+        """When the broker last gave a sign of life that was asked for."""
+        return self.connection.proved_at
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """Has `function` called once when the connection has ended."""
+        self.connection.on_end = function
+
+    def forget(self, token: int) -> None:
+        """Waits for the answer to a message no longer."""
+        self.connection.forget(token)
+
+    def check(self) -> None:
+        """Asks the broker for a sign of life; the session ends when none comes."""
+        self.connection.check()
+
+    def subject(self, station: Station) -> str:
+        """The subject on which the station takes messages."""
+        return self._config.subject_template.replace("{station}", station.internal)
+
+    def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
+        """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
+        subject, messages = self.subject(delivery.station), delivery.messages
+        limit, too_large = self.connection.max_payload, []
+        rows: list[Row] = []
+        for index in indexes:
+            message = messages[index]
+            head = frames.headers(self.id_name, message.key, message.headers)
+            if len(head) + len(message.payload) <= limit:
+                rows.append((delivery, index, head, message.payload))
+            else:
+                too_large.append(index)
+        if grouped and self._gatherer.takes(subject):
+            self._gatherer.add(subject, rows)
+        else:
+            self._gatherer.send_alone(subject, rows)
+        return too_large
+
+    def publish_atomic(self, delivery: AtomicDelivery) -> int | None:
+        """Sends the messages of an atomic batch; the index of one that is too large, in which case nothing is sent.
+
+        Raises `BadRequest` where the broker knows no atomic batches.
+        """
+        if self.connection.server_version < ATOMIC_SINCE:
+            raise cannot()  # such a server would store the messages one by one
+        subject, connection = self.subject(delivery.station), self.connection
+        reply, batch = connection.reply_subject(delivery.token), f"{connection.name}-{tokens.take(1):x}"
+        pieces, last = [], len(delivery.messages)
+        for number, message in enumerate(delivery.messages, 1):
+            head = frames.headers(self.id_name, message.key, message.headers)
+            head = frames.atomic(head, batch, number, number == last)
+            if len(head) + len(message.payload) > connection.max_payload:
+                return number - 1
+            pieces.append(frames.publish(subject, reply, head, message.payload))
+        connection.send(delivery, 0, delivery.token, subject, b"".join(pieces), last)
+        return None
+
+    def window(self, station: Station) -> float | None:
+        """Seconds for which the station knows an id; None while that is being asked.
+
+        Where the user may not look, the setting is believed.
+        """
+        if station.name not in self._windows:
+            if len(self._windows) >= MAX_KNOWN_STATIONS:
+                self._windows.clear()
+            self._windows[station.name] = None
+            self._do(self._ask_window(station))
+        return self._windows[station.name]
+
+    async def ensure(self, station: Station) -> bool:
+        """Sees that the station exists: true when it was created for this, false when it was there.
+
+        Raises `StationNotFound`, `Forbidden` when it is absent and the user may not create it, and `BrokerRefused` or
+        `BrokerAway` when it cannot be told now. Callers that ask for the same station share one answer.
+        """
+        task = self._ensuring.get(station.name)
+        if task is None:
+            task = self._ensuring[station.name] = self._do(self._ensure(station))
+            task.add_done_callback(lambda _: self._ensuring.pop(station.name, None))
+        return await asyncio.shield(task)
+
+    async def stored(self, station: Station, sequence: int) -> bytes | None:
+        """The payload with that sequence; None when it is gone, or the user may not read it."""
+        try:
+            stream = await self._stream(station)
+            got: Got = await self._ask(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, Got)
+        except GatewayError:
+            return None
+        return None if got.error else base64.b64decode(got.message.data)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        for task in self._tasks:
+            task.cancel()
+        await self.connection.close()
+
+    async def _ask_window(self, station: Station) -> None:
+        seconds = self._config.duplicate_window_seconds
+        try:
+            stream = await self._stream(station)
+            info: Info = await self._ask(f"STREAM.INFO.{stream}", {}, Info)
+            if info.error is None:
+                seconds = info.config.duplicate_window / 1e9
+        except (BrokerAway, BrokerRefused):
+            self._windows.pop(station.name, None)  # ask again
+            return
+        except GatewayError:
+            pass
+        self._windows[station.name] = seconds
+
+    async def _ensure(self, station: Station) -> bool:
+        try:
+            await self._stream(station)
+        except Forbidden:
+            raise BrokerRefused(f"no stream takes {self.subject(station)}, and this user may not look why") from None
+        except StationNotFound:
+            if not self._config.auto_create_stations:
+                raise
+            await self._create(station)
+            return True
+        return False
+
+    async def _stream(self, station: Station) -> str:
+        """The name of the stream that takes the station's subject. Raises `StationNotFound` when the broker says so."""
+        names: Names = await self._ask("STREAM.NAMES", {"subject": self.subject(station)}, Names)
+        if names.error is not None:
+            raise BrokerRefused(f"the broker cannot tell its streams: {names.error.description}")
+        if not names.streams:
+            raise StationNotFound(f"there is no station {station.name}")
+        return names.streams[0]
+
+    async def _create(self, station: Station) -> None:
+        info: Info = await self._ask(f"STREAM.CREATE.{station.internal}", self._stream_config(station), Info)
+        if info.error is not None and info.error.err_code not in (NAME_IN_USE, SUBJECTS_OVERLAP):
+            raise BrokerRefused(f"the broker did not create station {station.name}: {info.error.description}")
+
+    def _stream_config(self, station: Station) -> dict[str, Any]:
+        config = self._config
+        stream: dict[str, Any] = {
+            "name": station.internal,
+            "subjects": [self.subject(station)],
+            "storage": "file",
+            "retention": "limits",
+            "discard": "old",
+            "max_age": int(config.station_max_age_seconds * 1e9),
+            "max_bytes": config.station_max_bytes or -1,
+            "num_replicas": config.station_replicas,
+            "duplicate_window": int(config.duplicate_window_seconds * 1e9),
+            "allow_direct": True,
+        }
+        if self.connection.server_version >= BATCHES_SINCE:
+            stream["allow_batched"] = True
+        if self.connection.server_version >= ATOMIC_SINCE:
+            stream["allow_atomic"] = True
+        return stream
+
+    async def _ask(self, verb: str, body: dict[str, Any], shape: type[Any]) -> Any:
+        """One request to the JetStream API, and its answer in that shape."""
+        question = Question(f"$JS.API.{verb}")
+        token = tokens.take(1)
+        frame = frames.request(question.subject, self.connection.reply_subject(token), msgspec.json.encode(body))
+        self.connection.send(question, 0, token, question.subject, frame)
+        try:
+            return msgspec.json.decode(await asyncio.wait_for(question.answer, API_SECONDS), type=shape)
+        except asyncio.TimeoutError:
+            self.check()
+            raise BrokerAway("the broker does not answer") from None
+        except msgspec.MsgspecError:
+            raise BrokerRefused("the broker's answer cannot be understood") from None
+        finally:
+            self.connection.forget(token)
+
+    def _do(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen here, so that one nobody waits for any more is not reported
