@@ -71,9 +71,7 @@ def on_starting(server):
 
 def when_ready(server):
     """In the master, once it listens: says where, and how to try it."""
-    port = server.LISTENERS[0].sock.getsockname()[1]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(_config.http_host, _config.http_host)  # noqa: S104
-    url = f"http://{bracketed(host)}:{port}"
+    url = str(server.LISTENERS[0]).replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     _say(f"Stations listens on {url}")
     _say(
         f"Messages are kept in {server.broker.data_dir}"
@@ -84,9 +82,11 @@ def when_ready(server):
 
 
 def post_fork(server, worker):
-    """In a new worker: it must not keep the broker of a killed master alive."""
+    """In a new worker: it must not keep a killed master's broker alive, nor miss a signal while it boots."""
     if server.broker:
         server.broker.forget()
+    for number in (signal.SIGTERM, signal.SIGQUIT):  # until then they would land in a copy of the master's queue
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 def post_worker_init(worker):

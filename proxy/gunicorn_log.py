@@ -9,7 +9,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 _SECRETS = (
-    (re.compile(r"\?[^\s'\"]*"), "?..."),  # a query string, whole: `authorization` may be written in many ways
+    (re.compile(r"\?[^\s'\"]+"), "?..."),  # a query string, whole: `authorization` may be written in many ways
     (re.compile(r"(?i)\b(authorization|cookie)\b\W.*"), r"\1: ..."),
     (re.compile(r"(?i)\b(bearer|basic) .*"), r"\1 ..."),
     (re.compile(r"\beyJ[\w.=-]*"), "..."),  # a token, wherever it stands

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ def gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 
         def make(env: dict[str, str] | None = None, *, directory: Path = tmp_path, **options: Any) -> Gateway:
             gateway = Gateway(directory, env, **options)
-            stack.callback(gateway.stop)
+            stack.callback(gateway.stop, signal.SIGINT)  # the quick way
             return gateway
 
         yield make

@@ -167,10 +167,17 @@ class Gateway:
     """gunicorn with the project's `gunicorn.conf.py`, running in `directory` on a free port.
 
     `env` are its settings, on top of nearly none; its broker is the embedded one unless `BROKER_URL` is among them.
+    `through` is a program, with its arguments, that starts it.
     """
 
     def __init__(
-        self, directory: Path, env: Mapping[str, str] | None = None, *, app: str = "wsgi:app", args: Sequence[str] = ()
+        self,
+        directory: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        app: str = "wsgi:app",
+        args: Sequence[str] = (),
+        through: Sequence[str] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -183,7 +190,14 @@ class Gateway:
             "EMBEDDED_PORT": "0",
             **(env or {}),
         }
-        self._command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), *args, app]
+        self._command = [
+            *through,
+            str(Path(sys.executable).with_name("gunicorn")),
+            "-c",
+            str(ROOT / "gunicorn.conf.py"),
+            *args,
+            app,
+        ]
         self._output = directory / "gateway.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -194,13 +208,12 @@ class Gateway:
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 self._command,
-                cwd=self.directory,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                **options,
+                **{"cwd": self.directory, **options},
             )
         if ready:
             eventually(lambda: self._answers() or self._has_ended(), 20)
