@@ -1,0 +1,158 @@
+"""Sockets as a connection uses them: reads that never wait, sends that let other greenlets run while they wait.
+
+The sockets are `_socket.socket`, what the sockets of both the standard library and gevent are made of. Nothing here is
+bound to a name that gevent replaces: this module is imported before its monkey patching.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import ssl
+
+import gevent.socket
+
+_RECEIVE_BYTES = 64 * 1024
+
+
+class ClientGone(Exception):
+    """The client closed the connection, or takes nothing any more."""
+
+
+class Transport:
+    """A TCP or unix socket. A send that makes no progress for `send_seconds` raises `ClientGone`."""
+
+    __slots__ = ("_send_seconds", "_sock")
+
+    # Whether there is more to read that polling the socket does not show.
+    pending = False
+
+    def __init__(self, sock: _socket.socket, send_seconds: float) -> None:
+        self._sock = sock
+        self._send_seconds = send_seconds
+
+    def fileno(self) -> int:
+        """The file descriptor, to poll."""
+        return self._sock.fileno()
+
+    def receive(self) -> bytes:
+        """What has arrived; empty at the end. Raises `BlockingIOError` for nothing yet, other `OSError` if broken."""
+        return self._sock.recv(_RECEIVE_BYTES)
+
+    def send(self, data: bytes) -> None:
+        """Send all of it. Raises `ClientGone`."""
+        # One send() where the kernel takes everything: gevent's sendall() would ask for the buffer's size each time.
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise ClientGone from error
+        if sent != len(data):
+            self._send_rest(memoryview(data)[sent:])
+
+    def send_now(self, data: bytes) -> None:
+        """Send a few bytes if there is room for them, which there is unless the client reads nothing."""
+        with contextlib.suppress(OSError):
+            self._sock.send(data)
+
+    def discard(self) -> int:
+        """Throw away what has arrived; returns its size in bytes, 0 at the end. Raises as `receive` does."""
+        return len(self._sock.recv(_RECEIVE_BYTES))
+
+    def end(self) -> None:
+        """Tell the client that nothing more will be sent."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(_socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Let go of the socket. Nothing may be polling it any more."""
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+    def _send_rest(self, rest: memoryview) -> None:
+        while rest:
+            gevent.socket.wait_write(self._sock.fileno(), timeout=self._send_seconds, timeout_exc=ClientGone())
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise ClientGone from error
+
+
+class TlsTransport(Transport):
+    """TLS over a socket. The handshake is made along with the first reads, so a slow one holds nobody up."""
+
+    __slots__ = ("_incoming", "_outgoing", "_shaken_hands", "_tls")
+
+    def __init__(self, sock: _socket.socket, send_seconds: float, context: ssl.SSLContext) -> None:
+        super().__init__(sock, send_seconds)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._shaken_hands = False
+
+    @property
+    def pending(self) -> bool:  # type: ignore[override]  # a constant for plain sockets
+        """Whether records were received that `receive` has not returned."""
+        return self._incoming.pending > 0 or self._tls.pending() > 0
+
+    def receive(self) -> bytes:
+        """What has arrived, decrypted; as for plain sockets. Raises `ssl.SSLError` for what is not TLS."""
+        while True:
+            try:
+                return self._read()
+            except ssl.SSLWantReadError:
+                self._receive_records()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+            finally:
+                self._flush_now()
+
+    def send(self, data: bytes) -> None:
+        """Encrypt and send all of it. Raises `ClientGone`."""
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            raise ClientGone from error
+        super().send(self._outgoing.read())
+
+    def send_now(self, data: bytes) -> None:
+        """Encrypt and send a few bytes if there is room for them."""
+        self._tls.write(data)
+        self._flush_now()
+
+    def end(self) -> None:
+        """Say goodbye in TLS and TCP."""
+        self._say_goodbye()
+        super().end()
+
+    def close(self) -> None:
+        """Say goodbye if the client listens, and let go of the socket."""
+        self._say_goodbye()
+        super().close()
+
+    def _read(self) -> bytes:
+        if not self._shaken_hands:
+            self._tls.do_handshake()
+            self._shaken_hands = True
+        return self._tls.read(_RECEIVE_BYTES)
+
+    def _receive_records(self) -> None:
+        records = super().receive()
+        if records:
+            self._incoming.write(records)
+        else:
+            self._incoming.write_eof()
+
+    def _flush_now(self) -> None:
+        """Send what TLS itself has to say: handshake, alerts, key updates."""
+        if self._outgoing.pending:
+            super().send_now(self._outgoing.read())
+
+    def _say_goodbye(self) -> None:
+        if self._shaken_hands:
+            with contextlib.suppress(ssl.SSLError):
+                self._tls.unwrap()
+            self._flush_now()

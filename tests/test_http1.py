@@ -1,0 +1,160 @@
+"""Connections, over socket pairs in this process."""
+
+import contextvars
+import socket
+from collections.abc import Iterator
+
+import gevent
+import gevent.socket
+import pytest
+
+from proxy.http1 import Connection
+from proxy.http1_service import Options, Service
+from proxy.transports import Transport
+
+BASE = {"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http"}
+POST = b"POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
+
+
+def answering(status, headers, chunks):
+    """An application that answers this."""
+
+    def application(environ, start_response):
+        start_response(status, headers)
+        return chunks
+
+    return application
+
+
+def until(condition):
+    """Let the event loop run until a condition holds."""
+    with gevent.Timeout(5):
+        while not condition():
+            gevent.sleep(0)
+
+
+class Talk:
+    """A service in this process, and clients of it."""
+
+    def __init__(self, application, **options):
+        self.service = Service(application, Options(**options))
+        self.clients = []
+
+    def connect(self):
+        """The client's side of a new connection, and the connection."""
+        ours, theirs = socket.socketpair()
+        self.clients.append(theirs)
+        theirs.settimeout(5)
+        ours.setblocking(False)
+        return theirs, Connection(self.service, Transport(ours, 1.0), ("", ""), BASE)
+
+    def ask(self, client, data):
+        """Send, let the service work, and receive."""
+        client.sendall(data)
+        gevent.socket.wait_read(client.fileno(), timeout=5)
+        return client.recv(100_000)
+
+    def end(self):
+        """Close everything."""
+        self.service.abort()
+        until(lambda: not self.service.connections)
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture
+def talk() -> Iterator:
+    """Makes services."""
+    made = []
+
+    def make(application, **options):
+        made.append(Talk(application, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def test_a_connection_answers(talk):
+    """Requests that repeat their head, and others between them."""
+    echo = talk(lambda environ, start: [start("200 OK", []) and environ["wsgi.input"].read()])
+    client, connection = echo.connect()
+    for data in (POST, POST, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", POST):
+        assert echo.ask(client, data).startswith(b"HTTP/1.1 200 OK\r\n")
+    connection.tidy()
+    assert echo.ask(client, POST).endswith(b"abc")
+
+
+def test_requests_do_not_share_context_variables(talk):
+    """What one sets is not there in the next one on the same connection."""
+    variable = contextvars.ContextVar("variable", default=b"unset")
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        seen = variable.get()
+        variable.set(b"set")
+        return [seen]
+
+    service = talk(application)
+    client, _ = service.connect()
+    assert service.ask(client, POST).endswith(b"unset")
+    assert service.ask(client, POST).endswith(b"unset")
+
+
+def test_greenlets_are_used_again(talk):
+    """A connection has none while it is idle, and the next request takes the one that is parked."""
+    seen = set()
+
+    def application(environ, start_response):
+        seen.add(gevent.getcurrent())
+        start_response("200 OK", [])
+        return [b""]
+
+    service = talk(application)
+    for _ in range(5):
+        service.ask(service.connect()[0], POST)
+    assert len(seen) == 1
+
+
+def test_incomplete_bodies_have_a_bound_together(talk):
+    """The one that goes over it is refused, those that are here already are not."""
+    service = talk(answering("200 OK", [], [b"ok"]), max_buffered_bytes=150)
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 200\r\n\r\n"
+    first, second = service.connect()[0], service.connect()[0]
+    first.sendall(head + b"x" * 100)
+    until(lambda: service.service.buffered)
+    answer = service.ask(second, head + b"x" * 100)
+    assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"Retry-After: 1\r\n" in answer
+    assert service.service.buffered == 100
+    assert service.ask(first, b"x" * 100).endswith(b"ok")
+    assert service.service.buffered == 0
+
+
+def test_error_answers_can_be_replaced(talk):
+    """By a function of status, message and what is known of the request, in which no query is left."""
+    environs = []
+
+    def answer(status, message, environ):
+        environs.append(environ)
+        return [("X-Status", str(status))], message.encode()
+
+    service = talk(answering("200 OK", [], [b""]), error_answer=answer)
+    request = b"POST /x?authorization=secret HTTP/1.1\r\nHost: h\r\nAccept: a\r\nContent-Length: 99999999\r\n\r\n"
+    received = service.ask(service.connect()[0], request)
+    assert b"X-Status: 413\r\n" in received
+    assert environs[0]["HTTP_ACCEPT"] == "a"
+    assert "secret" not in str(environs)
+
+
+def test_killed_requests_close_their_connection(talk):
+    """As at the end of a worker's graceful timeout."""
+    service = talk(lambda environ, start_response: gevent.sleep(60))
+    client, connection = service.connect()
+    client.sendall(POST)
+    until(lambda: connection.busy)
+    gevent.sleep(0)
+    assert service.service.abort() == 1
+    until(lambda: connection.closed)
+    assert client.recv(1) == b""
