@@ -13,15 +13,7 @@ from proxy import auth, logs, monitoring, stations
 from proxy.brokers.embedded import kept_secret
 from proxy.config import Config
 from proxy.edge import REQUEST_ID, Edge
-from proxy.errors import (
-    BadRequest,
-    GatewayError,
-    MethodNotAllowed,
-    RouteNotFound,
-    TooLarge,
-    Unauthorized,
-    to_response,
-)
+from proxy.errors import GatewayError, MethodNotAllowed, TooLarge, Unauthorized, of_status, to_response
 from proxy.extension import Stations
 from proxy.lane import Lane
 from proxy.sealing import ENOUGH_BYTES
@@ -44,7 +36,7 @@ def create_app(config: Config | None = None) -> Flask:
         app.register_blueprint(blueprint)
     app.register_error_handler(Exception, _on_error)
     inner = Lane(app.wsgi_app, app, extension) if config.lane else app.wsgi_app
-    app.wsgi_app = Edge(inner, config)  # type: ignore[method-assign]
+    app.wsgi_app = extension.edge = Edge(inner, config)  # type: ignore[method-assign]
     return app
 
 
@@ -71,15 +63,11 @@ def _on_error(error: Exception) -> Response | HTTPException:
 
 def _translate(error: HTTPException) -> GatewayError:
     """Ours for werkzeug's."""
-    if error.code == 404:
-        return RouteNotFound()
     if error.code == 405:
         return MethodNotAllowed(allowed=tuple(getattr(error, "valid_methods", None) or ()))
     if error.code == 413:
         return TooLarge(f"the body is larger than {request.max_content_length} bytes")
-    ours = BadRequest(error.description or "")
-    ours.status = error.code or 500
-    return ours
+    return of_status(error.code or 500, "" if error.code == 404 else error.description or "")
 
 
 def _answer(error: Exception) -> Response:

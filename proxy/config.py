@@ -118,9 +118,9 @@ class Config:
     web_concurrency: int = _setting("WEB_CONCURRENCY", whole(1, 256), 1, "Worker processes; one for each core is good.")
     gunicorn_worker_class: str = _setting(
         "GUNICORN_WORKER_CLASS",
-        one_of("gevent", "gthread", "proxy.server.Worker"),
-        "gevent",
-        "Kind of worker process: `gevent`, `gthread` or `proxy.server.Worker`.",
+        one_of("proxy.server.Worker", "gevent", "gthread"),
+        "proxy.server.Worker",
+        "Kind of worker process: our own, or gunicorn's `gevent` or `gthread`.",
     )
     graceful_timeout_seconds: float = _setting(
         "GRACEFUL_TIMEOUT_SECONDS", number(1, 3600), 30.0, "How long a stopping worker may finish what runs."

@@ -21,7 +21,7 @@ from urllib.parse import unquote_plus
 import structlog
 
 from proxy.config import Config
-from proxy.errors import to_response
+from proxy.errors import of_status, to_response
 
 Environ = dict[str, Any]
 HeaderList = list[tuple[str, str]]
@@ -64,6 +64,15 @@ class Edge:
             status, headers, body = to_response(error, accept=accept, request_id=environ[REQUEST_ID], path=path)
             exchange.start(f"{status} {_STATUS_LINES.get(status, '')[4:]}", headers)
             return exchange.carry([body])
+
+    def refuse(self, status: int, message: str, environ: Environ) -> tuple[HeaderList, bytes]:
+        """Headers and body for a request that the server refuses, of which it may know little; logged as any other."""
+        environ[REQUEST_ID] = self._request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        accept, path = environ.get("HTTP_ACCEPT", ""), environ.get("PATH_INFO", "")
+        error = of_status(status, message)
+        _, headers, body = to_response(error, accept=accept, request_id=environ[REQUEST_ID], path=path)
+        self.log(environ, (None, None), status, len(body), 0.0)
+        return self.dress(environ, headers), body
 
     # ---- in ----------------------------------------------------------------------------------------------------
 
@@ -140,7 +149,7 @@ class Edge:
         logger = structlog.get_logger()
         (logger.warning if status >= 500 else logger.info)(
             "request",
-            method=environ["REQUEST_METHOD"],
+            method=environ.get("REQUEST_METHOD"),
             route=rule,
             station=station,
             status=status,

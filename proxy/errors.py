@@ -301,6 +301,13 @@ def _failed(index: int, error: GatewayError) -> dict[str, Any]:
     return {**entry, **{k: v for k, v in error.fields.items() if k == "violations"}}
 
 
+def of_status(status: int, message: str = "") -> GatewayError:
+    """The error for an HTTP status that others found: a server, or a framework."""
+    error = _BY_STATUS.get(status, Internal if status == HTTPStatus.INTERNAL_SERVER_ERROR else BadRequest)(message)
+    error.status = status
+    return error
+
+
 def to_response(
     error: BaseException, *, accept: str = "", request_id: str = "", path: str = ""
 ) -> tuple[int, Headers, bytes]:
@@ -342,3 +349,9 @@ def _wants_problem(accept: str) -> bool:
 
 def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase
+
+
+_BY_STATUS: dict[int, type[GatewayError]] = {
+    error.status: error
+    for error in (RouteNotFound, SlowBody, LengthRequired, TooLarge, UnsupportedMediaType, HeadersTooLarge, Overloaded)
+}

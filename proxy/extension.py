@@ -43,6 +43,7 @@ class Stations:
         self.tokens = Tokens(config)
         self.producer = Producer(config)
         self.headers = HeaderFilter(config.forward_headers)
+        self.edge: Any = None  # the wrapper around the application, for servers that refuse requests themselves
         self.proved: dict[str, Proved] = {}
 
     def start(self, timeout: float = 10.0) -> None:

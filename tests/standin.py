@@ -13,8 +13,18 @@ from proxy.brokers import embedded
 from proxy.errors import BrokerAway, OpenBroker
 
 
+class Edge:
+    """What answers requests that the server refuses."""
+
+    def refuse(self, status: int, message: str, environ: dict[str, Any]) -> tuple[list[tuple[str, str]], bytes]:
+        """Headers and body."""
+        return [], message.encode()
+
+
 class Stations:
     """What stands in `extensions["stations"]`; it tells its calls on standard output."""
+
+    edge = Edge()
 
     def start(self, timeout: float) -> None:
         """Starts, or refuses to when `REFUSE` is set."""

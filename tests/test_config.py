@@ -29,7 +29,7 @@ _BAD = [
     ("PORT", ["-1", "65536", "tcp://10.0.0.1:80"], "a whole number from 0 to 65535"),
     ("EMBEDDED_PORT", ["-1", "65536"], "a whole number from 0 to 65535"),
     ("WEB_CONCURRENCY", ["0", "257", "auto"], "a whole number from 1 to 256"),
-    ("GUNICORN_WORKER_CLASS", ["sync", "gevent_pywsgi"], "one of gevent,"),
+    ("GUNICORN_WORKER_CLASS", ["sync", "gevent_pywsgi"], "one of proxy.server.Worker,"),
     ("GRACEFUL_TIMEOUT_SECONDS", ["0", "3601", "nan", "inf", "30s"], "a number from 1 to 3600"),
     ("PRODUCE_TIMEOUT_SECONDS", ["0.9", "301", "-inf"], "a number from 1 to 300"),
     ("SESSION_IDLE_SECONDS", ["0", "86401"], "a number from 1 to 86400"),

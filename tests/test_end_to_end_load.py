@@ -22,7 +22,7 @@ _GRACE = 8.0
 
 def test_64_clients_at_once(gateway: Callable[..., Gateway]) -> None:
     """Each has a connection of its own; all messages are stored once, those of a client in its order."""
-    running, clients, rounds = gateway({"WEB_CONCURRENCY": "2"}).start(), 64, 25
+    running, clients, rounds = gateway({"WEB_CONCURRENCY": "2", "MAX_LOGONS": "64"}).start(), 64, 25
     answers = []
 
     def produce(client: int) -> None:

@@ -259,7 +259,7 @@ def _send(gateway: Gateway, request: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(4096), b""))
 
 
-@pytest.mark.parametrize("worker", ["gevent", "gthread"])
+@pytest.mark.parametrize("worker", ["proxy.server.Worker", "gevent", "gthread"])
 def test_no_token_is_in_the_log(standin: Callable[..., Gateway], worker: str) -> None:
     """gunicorn quotes requests that it or the application cannot handle."""
     gateway = standin({"GUNICORN_WORKER_CLASS": worker, "LOG_LEVEL": "debug"}).start()
@@ -295,7 +295,7 @@ def test_it_listens_on_ipv6(standin: Callable[..., Gateway]) -> None:
     eventually(lambda: "Stations listens on http://[::1]:" in gateway.output(), 10)
 
 
-@pytest.mark.parametrize("worker", ["gevent", "gthread"])
+@pytest.mark.parametrize("worker", ["proxy.server.Worker", "gevent", "gthread"])
 def test_each_kind_of_worker_starts_and_stops(standin: Callable[..., Gateway], worker: str) -> None:
     """The application is started and stopped once in each."""
     gateway = standin({"GUNICORN_WORKER_CLASS": worker}).start()
