@@ -21,10 +21,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway for all tests of this file; each takes a station of its own."""
+    """A gateway for all tests of this file; each takes a station of its own. Warnings are errors in all its processes,
+    and none of the tests may make it print one.
+    """
     gateway = Gateway(tmp_path_factory.mktemp("gateway"), {"WEB_CONCURRENCY": "2"}).start()
     yield gateway
     gateway.stop(signal.SIGINT)
+    assert not re.findall(r".*(?:Warning|Traceback|Exception).*", gateway.output())
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_sigterm_under_load_loses_no_acknowledged_message(
     settings = {"BROKER_URL": broker.url, "JWT_SECRET": "s" * 32, "AUTO_CREATE_STATIONS": "on", "WEB_CONCURRENCY": "2"}
     running = gateway({**settings, "GUNICORN_WORKER_CLASS": worker, "GRACEFUL_TIMEOUT_SECONDS": str(_GRACE)}).start()
     with Load(running.host, "stopping") as load:
-        load.await_acks(500)
+        load.await_acks(1000)
         began = time.monotonic()
         running.send(signal.SIGTERM)
         assert running.wait(_GRACE + 2) == 0
@@ -69,7 +69,7 @@ def test_a_stop_under_load_leaves_the_embedded_broker_with_all_acknowledged_mess
     settings = {"WEB_CONCURRENCY": "2", "GRACEFUL_TIMEOUT_SECONDS": str(_GRACE)}
     running = gateway(settings).start()
     with Load(running.host, "stopping") as load:
-        load.await_acks(500)
+        load.await_acks(1000)
         running.send(number, group=number == signal.SIGINT)
         assert running.wait(_GRACE) == 0
     assert load.faults(embedded_broker(running.start()).payloads("stopping")) == {}
