@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_TOKEN = re.compile(r"(authorization=)[^&\s\"']*", re.IGNORECASE)
+_TOKEN = re.compile(r"(authorization=)[^&\s]*|\beyJ[\w.=-]+", re.IGNORECASE)
 # These two would log from the asyncio thread, which must not take the locks of logging handlers.
 _SILENT = ("nats.aio.client", "asyncio")
 

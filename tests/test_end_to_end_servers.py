@@ -166,3 +166,12 @@ def test_gunicorn_prints_no_token(gateway: Callable[..., Gateway], settings: dic
     assert running.output().count('"event": "request"') > 25
     assert not [secret for secret in secrets if secret in running.output()]
     assert settings["JWT_SECRET"] not in running.output()
+
+
+def test_flask_prints_no_token(tmp_path: Path, settings: dict[str, str]) -> None:
+    """Its development server quotes each request line."""
+    with FlaskServer(tmp_path, settings) as flask:
+        secrets = _use_tokens_everywhere(flask.host)
+    assert flask.output().count('"event": "request"') > 25
+    assert not [secret for secret in secrets if secret in flask.output()]
+    assert settings["JWT_SECRET"] not in flask.output()
