@@ -90,6 +90,14 @@ def logged_on(host: str, user: str = "root", secret: str = "memphis") -> Iterato
         yield sender
 
 
+@contextlib.contextmanager
+def with_tokens_of(sender: Sender, host: str) -> Iterator[Sender]:
+    """Another connection of the same user, to this or another gateway, with the tokens that it has."""
+    with contextlib.closing(Sender(host, sender.user, sender.secret)) as other:
+        other.token, other.refresh_token = sender.token, sender.refresh_token
+        yield other
+
+
 class Stored(NamedTuple):
     """A message as the stream has it."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clients import STORED, Reader, embedded_broker, logged_on
+from tests.clients import STORED, Reader, embedded_broker, logged_on, with_tokens_of
 from tests.load import Load
 from tests.servers import Gateway, NatsServer
 
@@ -26,15 +26,16 @@ def test_64_clients_at_once(gateway: Callable[..., Gateway]) -> None:
     answers = []
 
     def produce(client: int) -> None:
-        with logged_on(running.host) as sender:
+        with with_tokens_of(user, running.host) as sender:
             for n in range(rounds):
                 answers.append(sender.single("crowd", json.dumps([client, n]).encode()).json)
 
     threads = [threading.Thread(target=produce, args=(client,)) for client in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with logged_on(running.host) as user:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
     assert answers == [STORED] * (clients * rounds)
     by_client = defaultdict(list)
     for payload in embedded_broker(running).payloads("crowd"):

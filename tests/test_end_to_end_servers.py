@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.clients import STORED, Reader, Sender, embedded_broker, logged_on
+from tests.clients import STORED, Reader, Sender, embedded_broker, logged_on, with_tokens_of
 from tests.servers import ROOT, Gateway, NatsServer, eventually, free_port
 
 pytestmark = pytest.mark.slow
@@ -104,8 +104,7 @@ def test_flask_run_finds_the_embedded_broker_of_a_running_gateway(
     """It shares the data directory, so it knows where the broker is, and takes the gateway's tokens."""
     running = gateway({"DATA_DIR": str(tmp_path / "data")}).start()
     flask = FlaskServer(tmp_path, {"DATA_DIR": str(tmp_path / "data")})
-    with logged_on(running.host) as sender, flask, contextlib.closing(Sender(flask.host)) as beside:
-        beside.token = sender.token
+    with logged_on(running.host) as sender, flask, with_tokens_of(sender, flask.host) as beside:
         assert beside.single("beside", b"{}").json == STORED
     assert embedded_broker(running).payloads("beside") == [b"{}"]
 

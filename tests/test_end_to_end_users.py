@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.certificates import Authority, Files
-from tests.clients import STORED, Reader, Sender, logged_on
+from tests.clients import STORED, Reader, Sender, logged_on, with_tokens_of
 from tests.servers import Gateway, NatsServer, eventually
 
 pytestmark = pytest.mark.slow
@@ -68,17 +68,9 @@ def gateways(tmp_path_factory: pytest.TempPathFactory, broker: NatsServer) -> It
         yield Gateways(*started)
 
 
-@contextlib.contextmanager
-def _moved(sender: Sender, gateway: Gateway) -> Iterator[Sender]:
-    """The same user at another gateway, with the tokens of before."""
-    with contextlib.closing(Sender(gateway.host)) as other:
-        other.token, other.refresh_token = sender.token, sender.refresh_token
-        yield other
-
-
 def test_a_replica_with_the_same_secrets_takes_the_tokens(gateways: Gateways, broker: NatsServer) -> None:
     """Access and refresh token, although this replica has never seen the user."""
-    with logged_on(gateways.first.host) as sender, _moved(sender, gateways.same_secrets) as moved:
+    with logged_on(gateways.first.host) as sender, with_tokens_of(sender, gateways.same_secrets.host) as moved:
         assert moved.single("shared", b'"from the second"').json == STORED
         assert moved.refresh().status == 200
     assert b'"from the second"' in Reader(broker.url).payloads("shared")
@@ -86,7 +78,7 @@ def test_a_replica_with_the_same_secrets_takes_the_tokens(gateways: Gateways, br
 
 def test_a_gateway_with_other_secrets_refuses_the_tokens(gateways: Gateways, broker: NatsServer) -> None:
     """Both of them, although it has the same broker, where the user exists."""
-    with logged_on(gateways.first.host) as sender, _moved(sender, gateways.other_secrets) as moved:
+    with logged_on(gateways.first.host) as sender, with_tokens_of(sender, gateways.other_secrets.host) as moved:
         answers = moved.single("shared", b'"from elsewhere"'), moved.refresh()
     assert [(answer.status, answer.json["message"]) for answer in answers] == [(401, "Unauthorized")] * 2
     assert b'"from elsewhere"' not in Reader(broker.url).payloads("shared")
@@ -94,7 +86,7 @@ def test_a_gateway_with_other_secrets_refuses_the_tokens(gateways: Gateways, bro
 
 def test_a_secret_can_be_changed_without_logging_anybody_off(gateways: Gateways) -> None:
     """The former secret verifies, the new one signs."""
-    with logged_on(gateways.first.host) as sender, _moved(sender, gateways.changed_secrets) as moved:
+    with logged_on(gateways.first.host) as sender, with_tokens_of(sender, gateways.changed_secrets.host) as moved:
         assert moved.single("shared", b"{}").json == STORED
         sender.token = moved.refresh().json["jwt"]
         assert sender.single("shared", b"{}").status == 401
@@ -168,7 +160,8 @@ def tls_broker(nats_server: Callable[..., NatsServer], authority: Authority) -> 
 
 def _over_tls(broker: NatsServer, **env: str | Path) -> dict[str, str]:
     url = broker.url.replace("nats://", "tls://")
-    return _settings(broker, BROKER_URL=url, AUTO_CREATE_STATIONS="on", **{n: str(v) for n, v in env.items()})
+    more = {"AUTO_CREATE_STATIONS": "on", "WEB_CONCURRENCY": "1", **env}
+    return _settings(broker, BROKER_URL=url, **{name: str(value) for name, value in more.items()})
 
 
 def _client(files: Files) -> dict[str, str | Path]:
