@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from proxy.config import Config
 from proxy.producer import Producer
+from tests.application import NOWHERE, Api, footprint, running, settings
 from tests.servers import Gateway, NatsServer, children, command, eventually
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -93,3 +96,62 @@ def producer() -> Iterator[Callable[[Config], Producer]]:
             return producer
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A nats-server for all tests that only store messages and read them.
+
+    Its users are `root` with `memphis`, `app1` with `Passw0rd!`, and `limited`, who may send to station `allowed` only.
+    """
+    server = NatsServer(tmp_path_factory.mktemp("broker"), _USERS)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+_USERS = """
+authorization { users: [
+  { user: root, password: memphis }
+  { user: app1, password: "Passw0rd!" }
+  { user: limited, password: "Passw0rd!", permissions: { publish: [allowed.final, "$JS.API.STREAM.NAMES"] } }
+] }
+"""
+
+
+@pytest.fixture
+def make_app() -> Iterator[Callable[..., Flask]]:
+    """Makes applications: `make_app(broker.url, MAX_BODY_BYTES="10")`; without a broker, for what needs none."""
+    with contextlib.ExitStack() as stack:
+        yield lambda url=NOWHERE, **env: stack.enter_context(running(settings(url, **env)))
+
+
+@pytest.fixture(scope="module")
+def app(broker: NatsServer) -> Iterator[Flask]:
+    """An application at `broker`, shared by the tests of a module."""
+    with running(settings(broker.url)) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def api(app: Flask) -> Api:
+    """Requests to `app` as `root`."""
+    return Api(app)
+
+
+@pytest.fixture
+def station() -> str:
+    """The name of a station that no other test uses."""
+    return f"station-{next(_NUMBERS)}"
+
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def nothing_stored(broker: NatsServer) -> Iterator[None]:
+    """Fails a test after which `broker` keeps more than before."""
+    before = footprint(broker)
+    yield
+    assert footprint(broker) == before, "something was stored"

@@ -46,13 +46,23 @@ def alive(pid: int) -> bool:
 
 
 def children(pid: int) -> set[int]:
-    """The child processes that run."""
+    """The child processes that run; read from the kernel's own lists where it keeps them, which is much quicker."""
+    lists = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    if lists:
+        return {child for path in lists for child in map(int, _text(path).split()) if alive(child)}
     return {int(entry.name) for entry in Path("/proc").iterdir() if _is_child(entry, pid) and alive(int(entry.name))}
 
 
 def command(pid: int) -> str:
     """The command line, a blank between the words."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def _text(path: Path) -> str:
+    """The text of a file; empty when it is gone, as those of a thread are that has ended."""
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""
 
 
 def _state(pid: int) -> str:

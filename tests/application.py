@@ -1,0 +1,125 @@
+"""The application under Flask's test client, and what its broker has stored."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import nats
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from proxy.app import create_app
+from proxy.config import Config
+from proxy.credentials import Credentials
+from tests.servers import NatsServer
+
+SECRET = "the secret of these tests, which has more than 32 bytes"
+NOWHERE = "nats://127.0.0.1:1"  # for applications that never need their broker
+JSON = "application/json"
+STORED = {"error": None, "success": True}
+
+
+def settings(broker_url: str = NOWHERE, **env: str) -> Config:
+    """Settings of an application at that broker; stations are created as they are needed."""
+    return Config.from_environ(
+        {"BROKER_URL": broker_url, "JWT_SECRET": SECRET, "AUTO_CREATE_STATIONS": "true", "LOG_LEVEL": "info", **env}
+    )
+
+
+@contextlib.contextmanager
+def running(config: Config) -> Iterator[Flask]:
+    """An application, stopped at the end."""
+    app = create_app(config)
+    try:
+        yield app
+    finally:
+        app.extensions["stations"].stop(1)
+
+
+class Api:
+    """Sends requests to an application as one user, whose access token needs no log-on."""
+
+    def __init__(self, app: Flask, user: str = "root", secret: str = "memphis") -> None:
+        self.app = app
+        self.token = app.extensions["stations"].tokens.issue(Credentials(user, secret)).access
+
+    def request(self, method: str, path: str, **options: Any) -> TestResponse:
+        """A request without a token; `options` are those of Flask's test client, which keeps no cookies here."""
+        return self.app.test_client(use_cookies=False).open(path, method=method, buffered=True, **options)
+
+    def post(self, path: str, body: Any = b"", content_type: str | None = JSON, **options: Any) -> TestResponse:
+        """A POST with the token, unless `headers` bring an `Authorization` of their own (None: none at all)."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
+        headers = {name: value for name, value in headers.items() if value is not None}
+        return self.request("POST", path, data=data, content_type=content_type, headers=headers, **options)
+
+    def single(self, station: str, body: Any = b"{}", content_type: str | None = JSON, **headers: str) -> TestResponse:
+        """Produces one message; underscores in the names of headers stand for hyphens."""
+        return self.post(f"/stations/{station}/produce/single", body, content_type, headers=_named(headers))
+
+    def batch(self, station: str, body: Any, content_type: str | None = JSON, **headers: str) -> TestResponse:
+        """Produces the messages in the body."""
+        return self.post(f"/stations/{station}/produce/batch", body, content_type, headers=_named(headers))
+
+    def authenticate(self, fields: Any, path: str = "/auth/authenticate", **options: Any) -> TestResponse:
+        """Sends credentials as JSON."""
+        return self.request("POST", path, data=json.dumps(fields), content_type=JSON, **options)
+
+
+def _named(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class Stored(NamedTuple):
+    """A message as the stream has it, its headers as (name, value) bytes in their order."""
+
+    payload: bytes
+    headers: list[tuple[bytes, bytes]]
+
+    def header(self, name: str) -> bytes | None:
+        """The first header of that name; the case of letters counts."""
+        return next((value for key, value in self.headers if key == name.encode()), None)
+
+
+def stored(broker: NatsServer, station: str) -> list[Stored]:
+    """All messages of a station, in its order; none for one that does not exist."""
+    stream = station.lower().replace(".", "#")
+    found = _ask(broker, f"STREAM.INFO.{stream}", {})
+    last = found["state"]["last_seq"] if "state" in found else 0
+    answers = [_ask(broker, f"STREAM.MSG.GET.{stream}", {"seq": n + 1}) for n in range(last)]
+    return [_read(answer["message"]) for answer in answers]
+
+
+def payloads(broker: NatsServer, station: str) -> list[bytes]:
+    """The payloads of these."""
+    return [message.payload for message in stored(broker, station)]
+
+
+def footprint(broker: NatsServer) -> tuple[int, int]:
+    """How many streams there are, and how many bytes all of them keep."""
+    info = _ask(broker, "INFO", {})
+    return info["streams"], info["storage"]
+
+
+def _read(message: dict[str, Any]) -> Stored:
+    lines = base64.b64decode(message.get("hdrs", "")).split(b"\r\n")[1:-2]
+    pairs = [line.partition(b":")[::2] for line in lines]
+    return Stored(base64.b64decode(message.get("data", "")), [(name, value.strip(b" ")) for name, value in pairs])
+
+
+def _ask(broker: NatsServer, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def ask() -> bytes:
+        client = await nats.connect(broker.url, user="root", password="memphis", allow_reconnect=False)
+        try:
+            return (await client.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout=5)).data
+        finally:
+            await client.close()
+
+    answer: dict[str, Any] = json.loads(asyncio.run(ask()))
+    return answer

@@ -1,0 +1,128 @@
+"""Who may import whom: down only, and what is kept to its place."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the ground up; a module imports only from rows below its own, so there is no cycle either.
+LAYERS = [
+    "proxy proxy.errors proxy.credentials proxy.gunicorn_log proxy.logs proxy.parsers proxy.waiters",
+    "schemas proxy.config proxy.messages proxy.sealing proxy.shaping",
+    "schemas.auth schemas.stations proxy.keys proxy.edge",
+    "proxy.brokers",
+    "proxy.brokers.answers proxy.brokers.connection proxy.brokers.embedded_files proxy.brokers.frames",
+    "proxy.brokers.embedded proxy.brokers.publishing",
+    "proxy.brokers.embedded_server proxy.brokers.groups proxy.brokers.pool",
+    "proxy.brokers.session",
+    "proxy.brokers.jetstream",
+    "proxy.bridge",
+    "proxy.producer proxy.tokens",
+    "proxy.extension",
+    "proxy.auth proxy.lane proxy.monitoring proxy.stations",
+    "proxy.app",
+    "wsgi gunicorn.conf",
+]
+ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules.split()}
+
+_EMBEDDED = "proxy.brokers.embedded proxy.brokers.embedded_files proxy.brokers.embedded_server".split()
+_BROKERS = [module for module in ROW if module.startswith("proxy.brokers")]
+_ON_THE_LOOP = [module for module in _BROKERS if module not in _EMBEDDED]
+
+# What only some may import, and who.
+KEPT = {
+    "flask flask_jwt_extended werkzeug": "proxy.tokens proxy.extension proxy.auth proxy.lane proxy.monitoring "
+    "proxy.stations proxy.app",
+    "nats": " ".join(_ON_THE_LOOP),
+    "asyncio uvloop": " ".join([*_ON_THE_LOOP, "proxy.bridge"]),
+    "threading": "proxy.producer",
+    "_thread": "proxy.bridge proxy.waiters",
+    "logging": "proxy.logs proxy.gunicorn_log",
+    "structlog": "proxy.errors proxy.logs proxy.edge proxy.producer proxy.app",
+    "gevent": "proxy.waiters",
+    "gunicorn": "proxy.gunicorn_log",
+    "subprocess": " ".join(_EMBEDDED),
+    "queue multiprocessing concurrent": "",
+}
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module(path): path for folder in ("proxy", "schemas") for path in sorted((ROOT / folder).rglob("*.py"))}
+MODULES |= {"wsgi": ROOT / "wsgi.py", "gunicorn.conf": ROOT / "gunicorn.conf.py"}
+
+
+def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a tree, without what only the type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from _nodes(child)
+
+
+@functools.cache
+def _imports(module: str) -> frozenset[str]:
+    """What a module imports, at its top or inside of functions; `from a import b` is `a.b` where that is a module."""
+    found: set[str] = set()
+    for node in _nodes(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} imports by a relative name"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else str(node.module) for name in names}
+    return frozenset(found)
+
+
+def test_every_module_has_its_place() -> None:
+    """A new module must be given a layer, and a removed one taken out."""
+    assert set(ROW) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    """A module imports only from layers below its own."""
+    ours = {name for name in _imports(module) if name.partition(".")[0] in ("proxy", "schemas", "wsgi")}
+    assert not {name for name in ours if ROW[name] >= ROW[module]}
+
+
+@pytest.mark.parametrize("package", [name for names in KEPT for name in names.split()])
+def test_packages_are_kept_to_their_place(package: str) -> None:
+    """Flask, nats, loops, threads, locks and logs are used where the layers allow it, nowhere else."""
+    allowed = next(modules.split() for names, modules in KEPT.items() if package in names.split())
+    users = {module for module in MODULES if any(name.split(".")[0] == package for name in _imports(module))}
+    assert users <= set(allowed)
+
+
+def test_the_loops_half_of_the_bridge_takes_no_lock() -> None:
+    """The bridge's one lock is for callers: what runs on the asyncio thread must never wait for one."""
+    users = {
+        function.name
+        for function in _nodes(ast.parse(MODULES["proxy.bridge"].read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if (isinstance(node, ast.Attribute) and node.attr == "_admission")
+        or (isinstance(node, ast.Name) and node.id == "_thread")
+    }
+    assert users <= {"__init__", "_admit", "_original"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in ("wsgi", "gunicorn.conf")])
+def test_nothing_happens_at_import(module: str) -> None:
+    """The environment is read by the application's start alone, and no import reads it."""
+    tree = ast.parse(MODULES[module].read_text())
+    top = [node for statement in tree.body if not _is_definition(statement) for node in ast.walk(statement)]
+    assert not [node for node in top if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")]
+
+
+def _is_definition(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
