@@ -265,6 +265,7 @@ class BatchFailed(GatewayError):
         super().__init__(f"{len(failures)} of {total} messages failed", **fields)
         self.status = _batch_status(total, [error for _, error in failures])
         self.stored, self.repeat = _batch_truth(total, [error for _, error in failures])
+        self._typical = next((error for _, error in failures if error.status == self.status), None)
         self.fields |= {
             "errors": [error.message for _, error in failures],
             "fail": len(failures),
@@ -273,8 +274,8 @@ class BatchFailed(GatewayError):
         }
 
     def headers(self) -> Headers:
-        """When to come back, where coming back may help."""
-        return [("Retry-After", "1")] if self.status == HTTPStatus.SERVICE_UNAVAILABLE else []
+        """Those of the first failure that has the status of the whole: the challenge, when to come back."""
+        return self._typical.headers() if self._typical is not None else []
 
 
 def _batch_status(total: int, errors: list[GatewayError]) -> int:
@@ -329,7 +330,7 @@ def to_response(
     else:
         body["error"] = error.message
         if error.status == HTTPStatus.UNAUTHORIZED or path.startswith("/auth"):
-            body["message"] = error.message
+            body["message"] = Unauthorized.default if error.status == HTTPStatus.UNAUTHORIZED else error.message
     headers = [("Content-Type", content_type), ("Cache-Control", "no-store"), *error.headers()]
     return error.status, headers, encode(body)
 
