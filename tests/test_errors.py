@@ -152,7 +152,9 @@ def test_unauthorized_carries_the_challenge_and_the_old_message() -> None:
     assert (body["error"], body["message"]) == ("Unauthorized", "Unauthorized")
 
 
-@pytest.mark.parametrize(("path", "there"), [("/auth/authenticate", True), ("/auth/x", True), ("/stations/auth", False)])
+@pytest.mark.parametrize(
+    ("path", "there"), [("/auth/authenticate", True), ("/auth/x", True), ("/stations/auth", False)]
+)
 def test_errors_of_auth_have_the_message_that_old_clients_read(path: str, there: bool) -> None:
     """Under `/auth` every error has `message` too."""
     assert _answer(BadBody("wrong"), path=path)[2].get("message") == ("wrong" if there else None)

@@ -31,7 +31,7 @@ LAYERS = [
 ]
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules.split()}
 
-_EMBEDDED = "proxy.brokers.embedded proxy.brokers.embedded_files proxy.brokers.embedded_server".split()
+_EMBEDDED = ["proxy.brokers.embedded", "proxy.brokers.embedded_files", "proxy.brokers.embedded_server"]
 _BROKERS = [module for module in ROW if module.startswith("proxy.brokers")]
 _ON_THE_LOOP = [module for module in _BROKERS if module not in _EMBEDDED]
 
