@@ -81,7 +81,8 @@ class Edge:
         environ[REQUEST_ID] = self._request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         if self._trusts(environ.get("REMOTE_ADDR", "")):
             self._believe(environ)
-        if "uthorization" in environ.get("QUERY_STRING", "") or "%" in environ.get("QUERY_STRING", ""):
+        query = environ.get("QUERY_STRING", "")
+        if query and ("%" in query or "authorization" in query.lower()):
             _move_token(environ)
         header = environ.get("HTTP_AUTHORIZATION", "")
         if header[:7] != "Bearer " and header[:7].lower() == "bearer ":

@@ -56,6 +56,9 @@ class Key(NamedTuple):
     signing: bytes
     sealing: bytes
 
+    def __repr__(self) -> str:
+        return f"Key(id={self.id!r})"
+
 
 class Caller(NamedTuple):
     """Who a token speaks for, until when (Unix time), and the family of tokens it belongs to."""
@@ -72,6 +75,9 @@ class Issued(NamedTuple):
     access_seconds: int
     refresh: str
     refresh_seconds: int
+
+    def __repr__(self) -> str:
+        return f"Issued(access_seconds={self.access_seconds}, refresh_seconds={self.refresh_seconds})"
 
 
 class Tokens:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import nats
-from flask import Flask
+from flask import Flask, current_app
+from flask_jwt_extended import get_jwt, jwt_required
 from werkzeug.test import TestResponse
 
 from proxy.app import create_app
@@ -18,7 +19,7 @@ from proxy.config import Config
 from proxy.credentials import Credentials
 from tests.servers import NatsServer
 
-SECRET = "the secret of these tests, which has more than 32 bytes"
+SECRET = "the secret of these tests, which has more than the 64 bytes that any algorithm asks for"
 NOWHERE = "nats://127.0.0.1:1"  # for applications that never need their broker
 JSON = "application/json"
 STORED = {"error": None, "success": True}
@@ -39,6 +40,20 @@ def running(config: Config) -> Iterator[Flask]:
         yield app
     finally:
         app.extensions["stations"].stop(1)
+
+
+def add_team_routes(app: Flask) -> None:
+    """Routes as a team may add them: `/team/claims` for flask-jwt-extended, `/team/caller` for the extension."""
+
+    @app.get("/team/claims")
+    @jwt_required()
+    def claims() -> dict[str, Any]:
+        return get_jwt()
+
+    @app.get("/team/caller")
+    def caller() -> dict[str, Any]:
+        credentials = current_app.extensions["stations"].caller().credentials
+        return {"user": credentials.user, "account": credentials.account}
 
 
 class Api:
