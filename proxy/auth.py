@@ -64,7 +64,7 @@ def _fields() -> dict[str, Any]:
     if not request.is_json:
         raise UnsupportedMediaType("send application/json or application/x-www-form-urlencoded")
     check_json(request.get_data())
-    body = json.loads(request.get_data())
+    body = json.loads(request.get_data(), parse_int=_whole)
     if not isinstance(body, dict):
         raise BadBody("the body must be a JSON object")
     return body
@@ -76,12 +76,18 @@ def _account_in_query() -> dict[str, Any]:
 
 
 def _number(text: str) -> int | str:
-    return int(text) if re.fullmatch(r"-?\d{1,15}", text, re.ASCII) else text
+    """A number in a form or query; what is none stays text, which no field takes for one."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,19}", text) else text
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number in JSON; one that is too long for 64 bits is of no use, and as an `int` too dear to read."""
+    return int(digits) if len(digits) <= 20 else float(digits)
 
 
 def _credentials(fields: dict[str, Any]) -> Credentials:
     """A user may name its account behind a `$`; a field of its own wins over that."""
-    account = str(fields.get("account_id", "") or re.search(r"\$(\d+)$|$", fields["username"])[1] or "")  # type: ignore[index]
+    account = str(fields.get("account_id", "") or re.search(r"\$([0-9]+)\Z|\Z", fields["username"])[1] or "")  # type: ignore[index]
     return Credentials(fields["username"], fields["secret"], account)
 
 

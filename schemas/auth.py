@@ -7,8 +7,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates_schema
 
-_TEXT = validate.Length(min=1, max=1024)
-MAX_MINUTES = 10**15
+MAX_TEXT = 1024
 
 
 class _Lifetimes(Schema):
@@ -19,20 +18,19 @@ class _Lifetimes(Schema):
 
         unknown = EXCLUDE
 
-    token_expiry_in_minutes = fields.Integer(
-        strict=True, load_default=0, validate=validate.Range(-MAX_MINUTES, MAX_MINUTES)
-    )
-    refresh_token_expiry_in_minutes = fields.Integer(
-        strict=True, load_default=0, validate=validate.Range(-MAX_MINUTES, MAX_MINUTES)
-    )
+    token_expiry_in_minutes = fields.Integer(strict=True, load_default=0)
+    refresh_token_expiry_in_minutes = fields.Integer(strict=True, load_default=0)
 
 
 class Authenticate(_Lifetimes):
-    """`POST /auth/authenticate`: a user, and a connection token or password. Loads `secret` from either."""
+    """`POST /auth/authenticate`: a user, and a connection token or password. Loads `secret` from either.
 
-    username = fields.String(required=True, validate=_TEXT)
-    connection_token = fields.String(validate=_TEXT)
-    password = fields.String(validate=_TEXT)
+    An empty one is as good as none, as old clients send both.
+    """
+
+    username = fields.String(required=True, validate=validate.Length(min=1, max=MAX_TEXT))
+    connection_token = fields.String(validate=validate.Length(max=MAX_TEXT))
+    password = fields.String(validate=validate.Length(max=MAX_TEXT))
     account_id = fields.Integer(strict=True, validate=validate.Range(0, 10**9))
 
     @validates_schema

@@ -17,7 +17,7 @@ from flask import Flask
 
 from proxy.config import Config
 from proxy.producer import Producer
-from tests.application import NOWHERE, Api, footprint, running, settings
+from tests.application import NOWHERE, Api, add_team_routes, footprint, running, settings
 from tests.servers import Gateway, NatsServer, children, command, eventually
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -129,8 +129,10 @@ def make_app() -> Iterator[Callable[..., Flask]]:
 
 @pytest.fixture(scope="module")
 def app(broker: NatsServer) -> Iterator[Flask]:
-    """An application at `broker`, shared by the tests of a module."""
+    """An application at `broker` with routes of a team, shared by the tests of a module."""
     with running(settings(broker.url)) as app:
+        add_team_routes(app)
+        app.extensions["stations"].start()
         yield app
 
 
