@@ -36,10 +36,10 @@ def authenticate() -> Response:
     return _answer(extension.tokens.issue(credentials, *lifetimes))
 
 
-@bp.post("/refreshToken")
+@bp.post("/refreshtoken")  # the edge writes paths of ours in lower case
 def refresh() -> Response:
     """Issues new tokens for a refresh token, whose credentials the broker must still take."""
-    fields = schemas.load(_REFRESH, _fields() if request.content_length or request.is_json else {})
+    fields = schemas.load(_REFRESH, _fields() if request.get_data() else {})
     caller = _refresher(fields["jwt_refresh_token"] or "")
     request.environ["stations.user"] = caller.credentials.user
     extension = the_stations()

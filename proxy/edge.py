@@ -225,8 +225,7 @@ def _move_token(environ: Environ) -> None:
 
 def _fold(path: str) -> str:
     """Our own paths in the one way that the application knows them; a station's name has no case either."""
-    folded = path.lower().rstrip("/")
-    return folded.replace("refreshtoken", "refreshToken", 1) if folded.startswith("/auth/refreshtoken") else folded
+    return path.lower().rstrip("/")
 
 
 def _route(environ: Environ) -> tuple[str | None, str | None]:
