@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from proxy.keys import KeyMaker, element_id, single_id
+from proxy.keys import KeyMaker, element_ids, single_id
 
 SECRET = "s" * 32
 
@@ -47,4 +47,4 @@ def test_the_namespace_does_not_show_the_user() -> None:
 def test_the_id_of_an_element_has_its_index_and_digest() -> None:
     """`<namespace>.<key>.<index>.<8 hex digits of its SHA-256>`."""
     digest = hashlib.sha256(b"payload").hexdigest()[:8]
-    assert element_id("namespace", "key", 3, b"payload") == f"namespace.key.3.{digest}"
+    assert element_ids("namespace", "key", [b"a", b"b", b"c", b"payload"])[3] == f"namespace.key.3.{digest}"
