@@ -11,9 +11,11 @@ import _thread
 import sys
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Protocol
 
 Cell = Any
+TICK_SECONDS = 0.1
 
 
 class Waiter(Protocol):
@@ -73,11 +75,12 @@ class GeventWaiter:
     """Callers are greenlets of the hub of the thread that opens it. A cell is a `gevent.hub.Waiter`.
 
     Across threads only the `send` of an async watcher is safe, so the loop leaves cells in a deque and sends; the
-    hub's callback switches to the greenlets.
+    hub's callback switches to the greenlets. One timer looks after all deadlines, ten times a second: a timer for each
+    wait costs more than the wait.
     """
 
     def open(self, after_wake: Callable[[], None]) -> None:
-        """Starts the watcher in this thread's hub; the hub exists from here on, before any other thread does."""
+        """Starts the watchers in this thread's hub; the hub exists from here on, before any other thread does."""
         from gevent.hub import Waiter as HubWaiter
         from gevent.hub import get_hub
 
@@ -85,26 +88,28 @@ class GeventWaiter:
         self._hub = get_hub()
         self._cell = HubWaiter
         self._woken: deque[Cell] = deque()
+        self._deadlines: dict[Cell, float] = {}
         self._watcher = self._hub.loop.async_()
         self._watcher.start(self._switch)
+        self._timer = self._hub.loop.timer(TICK_SECONDS, TICK_SECONDS, ref=False)
+        self._timer.start(self._tick)
 
     def close(self) -> None:
-        """Stops the watcher. It is not closed: the thread may be about to send once more, which is then ignored."""
+        """Stops the watchers. The async one is not closed: the thread may be about to send, which is then ignored."""
         self._watcher.stop()
+        self._timer.close()
 
     def new(self) -> Cell:
         """A waiter of the hub."""
         return self._cell(self._hub)
 
     def wait(self, cell: Cell, timeout: float) -> bool:
-        """Switches to the hub until the cell is switched to, or a timer of the hub is first."""
-        timer = self._hub.loop.timer(timeout)
-        timer.start(cell.switch, False)
+        """Switches to the hub until the cell is switched to, at the latest a tick after the deadline."""
+        self._deadlines[cell] = monotonic() + timeout
         try:
             answered: bool = cell.get()
         finally:
-            timer.stop()
-            timer.close()
+            del self._deadlines[cell]
         return answered
 
     def wake(self, cells: list[Cell]) -> None:
@@ -123,6 +128,11 @@ class GeventWaiter:
             if cell is not None:
                 cell.switch(True)
         self._after_wake()
+
+    def _tick(self) -> None:
+        now = monotonic()
+        for cell in [cell for cell, deadline in self._deadlines.items() if deadline <= now]:
+            cell.switch(False)
 
 
 def pick_waiter() -> Waiter:

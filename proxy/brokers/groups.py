@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from proxy.brokers import answers, frames
 from proxy.brokers.connection import Connection
@@ -38,24 +39,34 @@ Member = tuple[Delivery, int]
 Row = tuple[Delivery, int, bytes, bytes]
 
 
+class Batch(NamedTuple):
+    """A batch on its way: where it is sent, under which token and subject."""
+
+    gatherer: Gatherer
+    token: int
+    subject: str
+
+    def close(self, group: Group, last: int) -> None:
+        """Ends a batch whose last message was refused, which the stream would keep open for seconds."""
+        self.gatherer.close(self, group, last)
+
+    def rest(self) -> None:
+        """The stream takes no batches now."""
+        self.gatherer.rest(self.subject)
+
+    def forget(self) -> None:
+        """Nothing more can be learnt."""
+        self.gatherer.forget(self.token)
+
+
 class Group:
-    """The messages of one batch, in order, and what the stream says of them.
+    """The messages of one batch, in order, and what the stream says of them."""
 
-    `close` sends the end of a batch whose last message was refused; `no_batches` is told when this stream takes none;
-    `forget` is told when nothing more can be learnt.
-    """
+    __slots__ = ("_batch", "_heard", "_members")
 
-    __slots__ = ("_close", "_forget", "_heard", "_members", "_no_batches")
-
-    def __init__(
-        self,
-        members: list[Member],
-        close: Callable[[], None],
-        no_batches: Callable[[], None],
-        forget: Callable[[], None],
-    ) -> None:
+    def __init__(self, members: list[Member], batch: Batch) -> None:
         self._members = members
-        self._close, self._no_batches, self._forget = close, no_batches, forget
+        self._batch = batch
         self._heard: set[int] = set()
 
     def answered(self, n: int, data: bytes, status: str | None) -> None:
@@ -89,22 +100,22 @@ class Group:
         self._heard.add(n)
         tell(*self._members[n - 1])
         if len(self._heard) == len(self._members):
-            self._forget()
+            self._batch.forget()
 
     def _on_error(self, n: int, error: answers.ApiError) -> None:
         if error.err_code in NOT_IN_A_BATCH:
             if error.err_code in (NO_BATCHES, TOO_MANY_BATCHES):
-                self._no_batches()
+                self._batch.rest()
             self._hear(n, lambda delivery, index: delivery.not_stored(index))
             return
         last = n == len(self._members) and n not in self._heard
         self._hear(n, lambda delivery, index: delivery.on_error(index, error))
         if last:
-            self._close()
+            self._batch.close(self, n)
 
     def _on_commit(self, count: int) -> None:
         """The batch has ended: the first `count` are stored, those after are not."""
-        self._forget()
+        self._batch.forget()
         for n, (delivery, index) in enumerate(self._members, 1):
             if n in self._heard:
                 continue
@@ -160,17 +171,21 @@ class Gatherer:
         token = tokens.take(1)
         reply, last = self._connection.reply_subject(token), len(rows)
         frame = frames.batch(subject, f"{reply}.{FLOW}.fail.", [(head, payload) for _, _, head, payload in rows])
-        end = frames.request(subject, f"{reply}.{FLOW}.fail.{last}.{CLOSE}.$FI", b"")
-        group = Group(
-            [(delivery, index) for delivery, index, _, _ in rows],
-            close=lambda: self._connection.send(group, last, token, subject, end),
-            no_batches=lambda: self._rest(subject),
-            forget=lambda: self._connection.forget(token),
-        )
+        group = Group([(delivery, index) for delivery, index, _, _ in rows], Batch(self, token, subject))
         self._forget_old_groups(token)
         self._connection.send(group, 0, token, subject, frame, last)
 
-    def _rest(self, subject: str) -> None:
+    def close(self, batch: Batch, group: Group, last: int) -> None:
+        """Sends the end of a batch, which is no message."""
+        subject, reply = batch.subject, self._connection.reply_subject(batch.token)
+        end = frames.request(subject, f"{reply}.{FLOW}.fail.{last}.{CLOSE}.$FI", b"")
+        self._connection.send(group, last, batch.token, subject, end)
+
+    def forget(self, token: int) -> None:
+        """Waits for nothing more of that batch."""
+        self._connection.forget(token)
+
+    def rest(self, subject: str) -> None:
         """This stream takes no batches now; asked again after a while."""
         if len(self._alone) >= MAX_KNOWN_SUBJECTS:
             self._alone.clear()

@@ -334,6 +334,7 @@ class Delivery:
                 task.cancel()
         self._done(self)
         self.session = None
+        self._reply.on_abandon = None  # else the two would hold each other
         self._reply.set(self._report())
 
     def _report(self) -> list[Ack | GatewayError | None]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import pytest
 
-from proxy.brokers.groups import TOO_MANY_BATCHES, Group
+from proxy.brokers.groups import TOO_MANY_BATCHES, Batch, Group
 from proxy.errors import BatchFailed, GatewayError
 from proxy.messages import station_named
 from proxy.producer import Producer
@@ -151,16 +152,30 @@ class Recorder:
         self.told.append(("lost", index))
 
 
+class Asked:
+    """A batch that writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def close(self, group: Group, last: int) -> None:
+        """To be ended."""
+        self.calls.append("close")
+
+    def rest(self) -> None:
+        """No batches for a while."""
+        self.calls.append("no batches")
+
+    def forget(self) -> None:
+        """Nothing more to learn."""
+        self.calls.append("forget")
+
+
 def group_of(count: int) -> tuple[Group, Recorder, list[str]]:
-    """A group, the delivery all its messages are of, and what it asks the connection for."""
-    recorder, asked = Recorder(), []
-    group = Group(
-        [(recorder, index) for index in range(count)],  # type: ignore[misc]
-        close=lambda: asked.append("close"),
-        no_batches=lambda: asked.append("no batches"),
-        forget=lambda: asked.append("forget"),
-    )
-    return group, recorder, asked
+    """A group, the delivery all its messages are of, and what it asks for."""
+    recorder, asked = Recorder(), Asked()
+    members: list[Any] = [(recorder, index) for index in range(count)]
+    return Group(members, cast(Batch, asked)), recorder, asked.calls
 
 
 def test_too_many_open_batches_sends_messages_alone() -> None:
