@@ -1,24 +1,19 @@
-"""What talks to a running gateway in tests: a sender over HTTP, and a reader of what the broker has stored."""
+"""What talks to a running gateway in tests: senders over HTTP, and a look into its embedded broker."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
-
-import nats
-from nats.aio.client import Client as NatsClient
-from nats.js.api import StreamConfig
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from proxy.brokers import embedded
+from tests.brokers.tools import Operator
 from tests.servers import Gateway
 
 JSON = "application/json"
 STORED = {"error": None, "success": True}
-_Value = TypeVar("_Value")
 
 
 class Answer(NamedTuple):
@@ -98,56 +93,15 @@ def with_tokens_of(sender: Sender, host: str) -> Iterator[Sender]:
         yield other
 
 
-class Stored(NamedTuple):
-    """A message as the stream has it."""
+class EmbeddedServer(NamedTuple):
+    """The embedded broker of a gateway, as far as an `Operator` wants to know it."""
 
-    payload: bytes
-    headers: dict[str, str]
-
-
-class Reader:
-    """Reads and makes streams at a broker; `options` are those of `nats.connect`."""
-
-    def __init__(self, url: str, user: str = "root", secret: str = "memphis", **options: Any) -> None:
-        self._options = {"servers": [url], "user": user, "password": secret, "allow_reconnect": False, **options}
-
-    def messages(self, stream: str) -> list[Stored]:
-        """All messages of a stream, in its order; none for a stream that does not exist."""
-        return self._run(lambda client: _messages(client, stream))
-
-    def payloads(self, stream: str) -> list[bytes]:
-        """The payloads of these."""
-        return [message.payload for message in self.messages(stream)]
-
-    def make(self, stream: str, **config: Any) -> None:
-        """Makes a stream that takes the messages of the station of that name."""
-        settings = StreamConfig(name=stream, subjects=[f"{stream}.final"], **config)
-        self._run(lambda client: client.jetstream().add_stream(settings))
-
-    def _run(self, work: Callable[[NatsClient], Awaitable[_Value]]) -> _Value:
-        async def run() -> _Value:
-            client = await nats.connect(**self._options)
-            try:
-                return await work(client)
-            finally:
-                await client.close()
-
-        return asyncio.run(asyncio.wait_for(run(), 30))
+    url: str
 
 
-async def _messages(client: NatsClient, stream: str) -> list[Stored]:
-    jetstream = client.jetstream()
-    with contextlib.suppress(nats.js.errors.NotFoundError):
-        count = (await jetstream.stream_info(stream)).state.messages
-        subscription = await jetstream.subscribe("", stream=stream, ordered_consumer=True)
-        read = [await subscription.next_msg(timeout=10) for _ in range(count)]
-        return [Stored(message.data, dict(message.headers or {})) for message in read]
-    return []
-
-
-def embedded_broker(gateway: Gateway) -> Reader:
-    """A reader at the embedded broker of a gateway that keeps its data in its working directory."""
-    return Reader(embedded.address(gateway.directory / "data"))
+def embedded_broker(gateway: Gateway) -> Operator:
+    """Looks into the embedded broker of a gateway that keeps its data in its working directory."""
+    return Operator(EmbeddedServer(embedded.address(gateway.directory / "data")))
 
 
 def embedded_pid(gateway: Gateway) -> int:

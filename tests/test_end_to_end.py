@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import STORED, Reader, Sender, Stored, embedded_broker, logged_on
+from tests.brokers.tools import Operator, Stored
+from tests.clients import STORED, Sender, embedded_broker, logged_on
 from tests.servers import Gateway
 
 pytestmark = pytest.mark.slow
@@ -38,7 +39,7 @@ def sender(running: Gateway) -> Iterator[Sender]:
 
 
 @pytest.fixture
-def broker(running: Gateway) -> Reader:
+def broker(running: Gateway) -> Operator:
     """What the embedded broker has stored."""
     return embedded_broker(running)
 
@@ -49,7 +50,7 @@ def _curl(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
 
 
-def test_the_four_requests_with_curl(running: Gateway, broker: Reader) -> None:
+def test_the_four_requests_with_curl(running: Gateway, broker: Operator) -> None:
     """Authenticate, refresh, produce one message, produce a batch: the answers that existing clients know."""
     log_on = '{"username": "root", "connection_token": "memphis"}'
     body, status = _curl(f"{running.url}/auth/authenticate", "--json", log_on).splitlines()
@@ -83,13 +84,13 @@ def test_the_four_requests_with_curl(running: Gateway, broker: Reader) -> None:
     ],
 )
 def test_a_payload_is_stored_byte_for_byte(
-    sender: Sender, broker: Reader, content_type: str | None, payload: bytes
+    sender: Sender, broker: Operator, content_type: str | None, payload: bytes
 ) -> None:
     """Whatever the type: nothing is parsed into another form, sorted, trimmed or escaped."""
     station = "bytes-" + re.sub(r"\W", "-", str(content_type).lower())
     answer = sender.single(station, payload, content_type)
     assert (answer.status, answer.json) == (200, STORED)
-    (message,) = broker.messages(station)
+    (message,) = broker.stored(station)
     assert message.payload == payload
     assert message.headers.get("content-type") == content_type
 
@@ -102,13 +103,13 @@ def test_a_payload_is_stored_byte_for_byte(
     ],
 )
 def test_the_elements_of_a_batch_are_stored_byte_for_byte_in_order(
-    sender: Sender, broker: Reader, content_type: str, body: bytes
+    sender: Sender, broker: Operator, content_type: str, body: bytes
 ) -> None:
     """An array or lines: each element is one message, its own bytes, said to be JSON."""
     station = content_type.replace("/", "-")
     answer = sender.batch(station, body, content_type)
     assert (answer.status, answer.json) == (200, STORED)
-    messages = broker.messages(station)
+    messages = broker.stored(station)
     assert [m.payload for m in messages] == [
         b'{"z":1, "a" : 1.0}',
         b"null",
@@ -119,7 +120,7 @@ def test_the_elements_of_a_batch_are_stored_byte_for_byte_in_order(
     assert {m.headers["content-type"] for m in messages} == {"application/json"}
 
 
-def test_a_message_has_the_headers_that_belong_to_it_and_no_others(sender: Sender, broker: Reader) -> None:
+def test_a_message_has_the_headers_that_belong_to_it_and_no_others(sender: Sender, broker: Operator) -> None:
     """Names in lower case, `msg-` taken off; what is the connection's, the broker's or secret stays behind."""
     kept = {"X_Source": "till 7", "Ce_Id": "a-1", "Webhook_Id": "w", "msg_color": "grün".encode().decode("latin-1")}
     left = {
@@ -133,7 +134,7 @@ def test_a_message_has_the_headers_that_belong_to_it_and_no_others(sender: Sende
         "User_Agent": "test",
     }
     assert sender.single("headers", b"{}", **kept, **left).status == 200
-    (message,) = broker.messages("headers")
+    (message,) = broker.stored("headers")
     assert message.headers.pop("Nats-Msg-Id")
     assert message == Stored(
         b"{}",
@@ -141,7 +142,7 @@ def test_a_message_has_the_headers_that_belong_to_it_and_no_others(sender: Sende
     )
 
 
-def test_a_key_is_good_for_one_message_in_all_workers(running: Gateway, broker: Reader) -> None:
+def test_a_key_is_good_for_one_message_in_all_workers(running: Gateway, broker: Operator) -> None:
     """The same request on many connections: stored once, and each answer tells which message it is."""
     acks = []
     for _ in range(6):
@@ -153,7 +154,7 @@ def test_a_key_is_good_for_one_message_in_all_workers(running: Gateway, broker: 
     assert broker.payloads("keyed") == [b"{}"]
 
 
-def test_a_batch_of_ten_thousand(sender: Sender, broker: Reader) -> None:
+def test_a_batch_of_ten_thousand(sender: Sender, broker: Operator) -> None:
     """As many as one request may have: all stored, in order, none twice."""
     elements = [f'{{"n": {n}, "text": "{"x" * 80}"}}'.encode() for n in range(10_000)]
     answer = sender.batch("ten-thousand", b"[" + b",".join(elements) + b"]")
@@ -161,16 +162,16 @@ def test_a_batch_of_ten_thousand(sender: Sender, broker: Reader) -> None:
     assert broker.payloads("ten-thousand") == elements
 
 
-def test_a_message_of_four_mebibytes(sender: Sender, broker: Reader) -> None:
+def test_a_message_of_four_mebibytes(sender: Sender, broker: Operator) -> None:
     """The embedded broker takes up to 8 MiB."""
     payload = os.urandom(4 << 20)
     assert sender.single("large", payload, "application/x-protobuf").json == STORED
     assert broker.payloads("large") == [payload]
 
 
-def test_the_good_messages_of_a_batch_are_stored_although_others_fail(sender: Sender, broker: Reader) -> None:
+def test_the_good_messages_of_a_batch_are_stored_although_others_fail(sender: Sender, broker: Operator) -> None:
     """An element that is larger than the stream takes fails alone, and is named by its index."""
-    broker.make("narrow", max_msg_size=1000)
+    broker.add("narrow", max_msg_size=1000)
     answer = sender.batch("narrow", b'[{"n": 0}, "' + b"x" * 2000 + b'", {"n": 2}]')
     assert (answer.status, answer.json["error"]) == (400, "1 of 3 messages failed")
     assert [(f["index"], f["stored"], f["status"]) for f in answer.json["failed"]] == [(1, "no", 413)]
@@ -178,14 +179,14 @@ def test_the_good_messages_of_a_batch_are_stored_although_others_fail(sender: Se
     assert broker.payloads("narrow") == [b'{"n": 0}', b'{"n": 2}']
 
 
-def test_a_token_in_the_query_will_do(sender: Sender, broker: Reader) -> None:
+def test_a_token_in_the_query_will_do(sender: Sender, broker: Operator) -> None:
     """For senders that cannot set headers."""
     path = f"/stations/query/produce/single?authorization={sender.token}"
     assert sender.post(path, b"{}", "application/json").json == STORED
     assert broker.payloads("query") == [b"{}"]
 
 
-def test_a_page_of_another_origin_may_produce(running: Gateway, sender: Sender, broker: Reader) -> None:
+def test_a_page_of_another_origin_may_produce(running: Gateway, sender: Sender, broker: Operator) -> None:
     """As a browser does it: it asks first, without a token, then sends, and may read the answer."""
     host, _, port = running.host.partition(":")
     ask = (

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clients import Reader, embedded_broker, embedded_pid
+from tests.brokers.tools import Operator
+from tests.clients import embedded_broker, embedded_pid
 from tests.load import Load
 from tests.servers import Gateway, NatsServer, eventually
 
@@ -41,7 +42,7 @@ def test_a_killed_worker_is_replaced(running: Gateway, broker: NatsServer, repea
         load.await_acks(1000)
         running.kill_worker()
         load.await_acks(1000)
-    assert load.faults(Reader(broker.url).payloads("worker")) == {}
+    assert load.faults(Operator(broker).payloads("worker")) == {}
     assert set(load.statuses) == {200}
 
 
@@ -52,7 +53,7 @@ def test_a_killed_broker_that_comes_back_costs_no_message(running: Gateway, brok
         broker.kill()
         broker.start()
         load.await_acks(1000)
-    assert load.faults(Reader(broker.url).payloads("broker")) == {}
+    assert load.faults(Operator(broker).payloads("broker")) == {}
     assert set(load.statuses) == {200}
 
 
@@ -76,7 +77,7 @@ def test_a_broker_that_falls_silent_for_a_while_costs_no_message(running: Gatewa
         eventually(lambda: "broker_silent" in running.output(), 10)
         broker.resume()
         load.await_acks(1000)
-    assert load.faults(Reader(broker.url).payloads("silence")) == {}
+    assert load.faults(Operator(broker).payloads("silence")) == {}
     assert set(load.statuses) == {200}
 
 
@@ -92,6 +93,6 @@ def test_while_the_broker_is_away_answers_are_in_time_and_true(
         eventually(lambda: load.statuses[503] > 20, 10)
         broker.start()
         load.await_acks(1000)
-    assert load.faults(Reader(broker.url).payloads("away")) == {}
+    assert load.faults(Operator(broker).payloads("away")) == {}
     assert set(load.statuses) <= {200, 503, 504}
     assert load.slowest < 3.5

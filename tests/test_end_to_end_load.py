@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clients import STORED, Reader, embedded_broker, logged_on, with_tokens_of
+from tests.brokers.tools import Operator
+from tests.clients import STORED, embedded_broker, logged_on, with_tokens_of
 from tests.load import Load
 from tests.servers import Gateway, NatsServer
 
@@ -58,7 +59,7 @@ def test_sigterm_under_load_loses_no_acknowledged_message(
         running.send(signal.SIGTERM)
         assert running.wait(_GRACE + 2) == 0
         assert time.monotonic() - began < _GRACE
-    assert load.faults(Reader(broker.url).payloads("stopping")) == {}
+    assert load.faults(Operator(broker).payloads("stopping")) == {}
     assert set(load.statuses) <= {200, 503}
 
 

@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.clients import STORED, Reader, Sender, embedded_broker, logged_on, with_tokens_of
+from tests.brokers.tools import Operator
+from tests.clients import STORED, Sender, embedded_broker, logged_on, with_tokens_of
 from tests.servers import ROOT, Gateway, NatsServer, eventually, free_port
 
 pytestmark = pytest.mark.slow
@@ -94,7 +95,7 @@ def test_flask_run_serves_the_gateway_with_plain_threads(
     """No gevent: threads wait for the same bridge."""
     with FlaskServer(tmp_path, settings) as flask:
         sent = _crowd(flask.host, "flask")
-    assert sorted(Reader(broker.url).payloads("flask")) == sorted(sent)
+    assert sorted(Operator(broker).payloads("flask")) == sorted(sent)
     assert "Traceback" not in flask.output()
 
 
@@ -126,9 +127,19 @@ def test_threads_of_gunicorn_serve_the_gateway(
     """The gthread worker: the same application, no gevent in it."""
     running = gateway({**settings, "GUNICORN_WORKER_CLASS": "gthread", "WEB_CONCURRENCY": "2"}).start()
     sent = _crowd(running.host, "threads")
-    assert sorted(Reader(broker.url).payloads("threads")) == sorted(sent)
+    assert sorted(Operator(broker).payloads("threads")) == sorted(sent)
     running.stop()
     assert "Traceback" not in running.output()
+
+
+def test_with_a_broker_elsewhere_nothing_is_written(
+    gateway: Callable[..., Gateway], settings: dict[str, str], broker: NatsServer
+) -> None:
+    """Working directory and HOME are where nobody can write."""
+    running = gateway({**settings, "HOME": "/proc"}).start(cwd="/proc")
+    with logged_on(running.host) as sender:
+        assert sender.single("read-only", b"{}").json == STORED
+    assert Operator(broker).payloads("read-only") == [b"{}"]
 
 
 def _use_tokens_everywhere(host: str) -> set[str]:

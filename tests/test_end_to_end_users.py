@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.certificates import Authority, Files
-from tests.clients import STORED, Reader, Sender, logged_on, with_tokens_of
+from tests.brokers.certificates import Authority
+from tests.brokers.tools import Operator
+from tests.clients import STORED, Sender, logged_on, with_tokens_of
 from tests.servers import Gateway, NatsServer, eventually
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A broker with four users and three stations."""
     server = NatsServer(tmp_path_factory.mktemp("broker"), _USERS).start()
     for station in ("orders", "stock", "shared"):
-        Reader(server.url).make(station)
+        Operator(server).add(station)
     yield server
     server.stop()
 
@@ -58,10 +59,12 @@ class Gateways(NamedTuple):
 @pytest.fixture(scope="module")
 def gateways(tmp_path_factory: pytest.TempPathFactory, broker: NatsServer) -> Iterator[Gateways]:
     """They run for all tests of this file."""
-    other, changed = {"JWT_SECRET": _OTHER}, {"JWT_SECRET": _OTHER, "JWT_SECRET_PREVIOUS": _SECRET}
+    one = {"WEB_CONCURRENCY": "1"}
+    other = {**one, "JWT_SECRET": _OTHER}
+    changed = {**other, "JWT_SECRET_PREVIOUS": _SECRET}
     with contextlib.ExitStack() as stack:
         started = []
-        for env in ({}, {}, other, changed):
+        for env in ({}, one, other, changed):
             gateway = Gateway(tmp_path_factory.mktemp("gateway"), _settings(broker, **env))
             stack.callback(gateway.stop, signal.SIGINT)
             started.append(gateway.start())
@@ -73,7 +76,7 @@ def test_a_replica_with_the_same_secrets_takes_the_tokens(gateways: Gateways, br
     with logged_on(gateways.first.host) as sender, with_tokens_of(sender, gateways.same_secrets.host) as moved:
         assert moved.single("shared", b'"from the second"').json == STORED
         assert moved.refresh().status == 200
-    assert b'"from the second"' in Reader(broker.url).payloads("shared")
+    assert b'"from the second"' in Operator(broker).payloads("shared")
 
 
 def test_a_gateway_with_other_secrets_refuses_the_tokens(gateways: Gateways, broker: NatsServer) -> None:
@@ -81,7 +84,7 @@ def test_a_gateway_with_other_secrets_refuses_the_tokens(gateways: Gateways, bro
     with logged_on(gateways.first.host) as sender, with_tokens_of(sender, gateways.other_secrets.host) as moved:
         answers = moved.single("shared", b'"from elsewhere"'), moved.refresh()
     assert [(answer.status, answer.json["message"]) for answer in answers] == [(401, "Unauthorized")] * 2
-    assert b'"from elsewhere"' not in Reader(broker.url).payloads("shared")
+    assert b'"from elsewhere"' not in Operator(broker).payloads("shared")
 
 
 def test_a_secret_can_be_changed_without_logging_anybody_off(gateways: Gateways) -> None:
@@ -100,7 +103,7 @@ def test_a_message_of_a_user_who_may_not_is_refused_at_once(gateways: Gateways, 
         assert time.monotonic() - began < 1
         assert [(a.status, a.json["stored"], a.json["repeat"]) for a in (single, batch)] == [(403, "no", "never")] * 2
         assert shop.single("orders", b'"after the refusal"').json == STORED
-    assert b'"after the refusal"' in Reader(broker.url).payloads("orders")
+    assert b'"after the refusal"' in Operator(broker).payloads("orders")
 
 
 def test_a_user_who_cannot_receive_acks_is_told_at_log_on(gateways: Gateways) -> None:
@@ -137,7 +140,7 @@ def test_two_users_at_once_produce_under_their_own_permissions(gateways: Gateway
     assert set(answers.values()) == {200, 403}
     for user, station in own:
         sent = {f'"{user} {client} {n}"'.encode() for client in (0, 1) for n in rounds}
-        there = [p for p in Reader(broker.url).payloads(station) if p.split()[0] in (b'"shop', b'"depot')]
+        there = [p for p in Operator(broker).payloads(station) if p.split()[0] in (b'"shop', b'"depot')]
         assert sorted(there) == sorted(sent)
 
 
@@ -151,8 +154,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def tls_broker(nats_server: Callable[..., NatsServer], authority: Authority) -> Callable[..., NatsServer]:
     """Starts brokers that demand TLS, and with `verify` a client certificate."""
 
-    def start(files: Files, *, verify: bool = False) -> NatsServer:
-        tls = f"cert_file: {str(files.certificate)!r}, key_file: {str(files.key)!r}, ca_file: {str(authority.ca)!r}"
+    def start(files: tuple[Path, Path], *, verify: bool = False) -> NatsServer:
+        tls = f"cert_file: {str(files[0])!r}, key_file: {str(files[1])!r}, ca_file: {str(authority.path)!r}"
         return nats_server(f"tls {{ {tls}, verify: {str(verify).lower()} }}", users={"root": "memphis"})
 
     return start
@@ -164,8 +167,8 @@ def _over_tls(broker: NatsServer, **env: str | Path) -> dict[str, str]:
     return _settings(broker, BROKER_URL=url, **{name: str(value) for name, value in more.items()})
 
 
-def _client(files: Files) -> dict[str, str | Path]:
-    return {"CLIENT_CERT_PATH": files.certificate, "CLIENT_KEY_PATH": files.key}
+def _client(files: tuple[Path, Path]) -> dict[str, str | Path]:
+    return {"CLIENT_CERT_PATH": files[0], "CLIENT_KEY_PATH": files[1]}
 
 
 @pytest.mark.parametrize("verify", [False, True])
@@ -173,13 +176,13 @@ def test_messages_go_to_the_broker_over_tls(
     tls_broker: Callable[..., NatsServer], gateway: Callable[..., Gateway], authority: Authority, verify: bool
 ) -> None:
     """Without a client certificate, and with one where the broker demands it."""
-    broker, own = tls_broker(authority.sign("server"), verify=verify), authority.sign("gateway")
-    running = gateway(_over_tls(broker, ROOT_CA_PATH=authority.ca, **(_client(own) if verify else {}))).start()
+    broker, own = tls_broker(authority.issue("server"), verify=verify), authority.issue("gateway")
+    running = gateway(_over_tls(broker, ROOT_CA_PATH=authority.path, **(_client(own) if verify else {}))).start()
     with logged_on(running.host) as sender:
         assert sender.single("private", b'"over TLS"').json == STORED
-    context = ssl.create_default_context(cafile=authority.ca)
+    context = ssl.create_default_context(cafile=authority.path)
     context.load_cert_chain(*own)
-    assert Reader(broker.url.replace("nats://", "tls://"), tls=context).payloads("private") == [b'"over TLS"']
+    assert Operator(broker, tls=context).payloads("private") == [b'"over TLS"']
 
 
 def _refusing(running: Gateway) -> None:
@@ -195,8 +198,8 @@ def test_a_broker_that_demands_a_client_certificate_gets_nothing_without_one(
     tls_broker: Callable[..., NatsServer], gateway: Callable[..., Gateway], authority: Authority
 ) -> None:
     """Nor is it taken for a broker that is open to everyone."""
-    broker = tls_broker(authority.sign("server"), verify=True)
-    _refusing(gateway(_over_tls(broker, ROOT_CA_PATH=authority.ca)).start())
+    broker = tls_broker(authority.issue("server"), verify=True)
+    _refusing(gateway(_over_tls(broker, ROOT_CA_PATH=authority.path)).start())
 
 
 @pytest.mark.parametrize("fault", ["another authority", "another host"])
@@ -204,8 +207,8 @@ def test_a_broker_that_cannot_prove_who_it_is_gets_no_password(
     tls_broker: Callable[..., NatsServer], gateway: Callable[..., Gateway], authority: Authority, fault: str
 ) -> None:
     """A certificate of an authority that is not trusted, or for another address."""
-    broker = tls_broker(authority.sign("server", "192.0.2.1" if fault == "another host" else "127.0.0.1"))
-    trusted = {} if fault == "another authority" else {"ROOT_CA_PATH": authority.ca}
+    broker = tls_broker(authority.issue("server", address="192.0.2.1" if fault == "another host" else "127.0.0.1"))
+    trusted = {} if fault == "another authority" else {"ROOT_CA_PATH": authority.path}
     _refusing(gateway(_over_tls(broker, **trusted)).start())
     assert "authorization" not in broker.log().lower(), "somebody has tried to log on"
 

@@ -7,7 +7,7 @@ import http.client
 import json
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import nats
 import uvloop
@@ -21,7 +21,6 @@ from tests.servers import NatsServer
 ROOT = Credentials("root", "memphis")
 USERS = {"root": "memphis"}
 MONITOR = "http: '127.0.0.1:-1'"  # on a free port, which the server's log tells
-_FETCH = 1000
 _T = TypeVar("_T")
 
 
@@ -66,10 +65,18 @@ class Stored(NamedTuple):
     headers: dict[str, str]
 
 
+class HasUrl(Protocol):
+    """A server that runs somewhere."""
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+
+
 class Operator:
     """A user who may do everything, on a connection of its own for each question."""
 
-    def __init__(self, server: NatsServer, user: str = "root", password: str = "memphis", **options: Any) -> None:
+    def __init__(self, server: HasUrl, user: str = "root", password: str = "memphis", **options: Any) -> None:
         self._url, self._options = server.url, {"user": user, "password": password, **options}
 
     def ask(self, question: Callable[[Client], Awaitable[_T]]) -> _T:
@@ -112,13 +119,10 @@ class Operator:
 
         async def read(client: Client) -> list[Stored]:
             stream = client.jetstream()
-            left = (await stream.stream_info(station)).state.messages
-            consumer = await stream.pull_subscribe("", stream=station)
-            messages: list[Stored] = []
-            while len(messages) < left:
-                for message in await consumer.fetch(_FETCH, timeout=2):
-                    messages.append(Stored(message.data, dict(message.headers or {})))
-            return messages
+            count = (await stream.stream_info(station)).state.messages
+            subscription = await stream.subscribe("", stream=station, ordered_consumer=True)
+            messages = [await subscription.next_msg(timeout=10) for _ in range(count)]
+            return [Stored(message.data, dict(message.headers or {})) for message in messages]
 
         return self.ask(read)
 
