@@ -142,6 +142,16 @@ def test_with_a_broker_elsewhere_nothing_is_written(
     assert Operator(broker).payloads("read-only") == [b"{}"]
 
 
+def test_a_kind_of_broker_that_is_not_there_yet_stops_the_start(
+    gateway: Callable[..., Gateway], settings: dict[str, str]
+) -> None:
+    """With one line that names the setting."""
+    running = gateway({**settings, "BROKER_URL": "memphis://127.0.0.1:6666"}).start(ready=False)
+    assert running.wait() == 3
+    assert "stations: BROKER_URL must be nats:// or tls://" in running.output()
+    assert "Traceback" not in running.output()
+
+
 def _use_tokens_everywhere(host: str) -> set[str]:
     """Sends good and bad requests with tokens wherever one can stand. Returns what nobody may print."""
     with logged_on(host) as sender:

@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from proxy.errors import BadSetting
+
 if TYPE_CHECKING:
     from proxy.brokers.atomic import AtomicDelivery
     from proxy.brokers.publishing import Delivery
@@ -94,8 +96,13 @@ class Broker(Protocol):
 
 
 def open_broker(config: Config, notice: Notice) -> Broker:
-    """The broker that the settings name; `notice(event, **fields)` is told what a log should know of."""
+    """The broker that the settings name; `notice(event, **fields)` is told what a log should know of.
+
+    Raises `BadSetting` for one that there is no module for.
+    """
     scheme = "embedded" if config.embedded else config.broker_url[0].partition("://")[0]
+    if scheme not in BROKERS:
+        raise BadSetting("BROKER_URL", f"nats:// or tls://; this version knows no {scheme}:// yet")
     module, _, attribute = BROKERS[scheme].partition(":")
     make: Any = getattr(importlib.import_module(module), attribute)
     broker: Broker = make(config, notice)
