@@ -45,7 +45,7 @@ def test_64_clients_at_once(gateway: Callable[..., Gateway]) -> None:
     assert dict(by_client) == {client: list(range(rounds)) for client in range(clients)}
 
 
-@pytest.mark.parametrize("worker", ["gevent", "gthread"])
+@pytest.mark.parametrize("worker", ["gevent", "gthread", "proxy.server.Worker"])
 def test_sigterm_under_load_loses_no_acknowledged_message(
     nats_server: Callable[..., NatsServer], gateway: Callable[..., Gateway], worker: str
 ) -> None:
