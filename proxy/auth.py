@@ -21,12 +21,15 @@ bp = Blueprint("auth", __name__, url_prefix="/auth")
 COOKIE = "jwt-refresh-token"
 _AUTHENTICATE, _REFRESH, _TOKENS = Authenticate(), Refresh(), Tokens()
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+# Nobody has proved anything yet: what they send must be cheap to read.
+MAX_BODY_BYTES = 64 << 10
 _NUMBERS = ("account_id", "token_expiry_in_minutes", "refresh_token_expiry_in_minutes")
 
 
 @bp.post("/authenticate")
 def authenticate() -> Response:
     """Proves a user's credentials to the broker, and issues tokens."""
+    _limit_body()
     fields = schemas.load(_AUTHENTICATE, _fields() | _account_in_query())
     credentials = _credentials(fields)
     request.environ["stations.user"] = credentials.user
@@ -39,6 +42,7 @@ def authenticate() -> Response:
 @bp.post("/refreshtoken")  # the edge writes paths of ours in lower case
 def refresh() -> Response:
     """Issues new tokens for a refresh token, whose credentials the broker must still take."""
+    _limit_body()
     fields = schemas.load(_REFRESH, _fields() if request.get_data() else {})
     caller = _refresher(fields["jwt_refresh_token"] or "")
     request.environ["stations.user"] = caller.credentials.user
@@ -46,6 +50,10 @@ def refresh() -> Response:
     extension.producer.log_on(caller.credentials)
     lifetimes = fields["token_expiry_in_minutes"], fields["refresh_token_expiry_in_minutes"]
     return _answer(extension.tokens.issue(caller.credentials, *lifetimes, family=caller.family))
+
+
+def _limit_body() -> None:
+    request.max_content_length = min(MAX_BODY_BYTES, the_stations().config.max_body_bytes)
 
 
 def _refresher(in_body: str) -> Caller:

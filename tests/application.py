@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -85,6 +86,25 @@ class Api:
     def authenticate(self, fields: Any, path: str = "/auth/authenticate", **options: Any) -> TestResponse:
         """Sends credentials as JSON."""
         return self.request("POST", path, data=json.dumps(fields), content_type=JSON, **options)
+
+
+class _Unreadable(io.RawIOBase):
+    """A body that fails the test of whoever reads it."""
+
+    def readable(self) -> bool:
+        """It looks like any other."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fails."""
+        raise AssertionError("the body was read")
+
+
+def unreadable(length: int | None) -> dict[str, Any]:
+    """The part of a WSGI environment that promises a body of that length (None: in chunks) which must not be read."""
+    if length is None:
+        return {"wsgi.input": _Unreadable(), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    return {"wsgi.input": _Unreadable(), "CONTENT_LENGTH": str(length)}
 
 
 def _named(headers: dict[str, str]) -> dict[str, str]:

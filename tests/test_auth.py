@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from tests.application import JSON, Api
+from tests.application import JSON, Api, unreadable
 from tests.servers import NatsServer
 
 PATH = "/auth/authenticate"
@@ -247,12 +247,21 @@ def test_a_wrong_account_in_the_query_is_named(lonely: Api) -> None:
         (b'{"username": NaN}', "JSON"),
         (b'{"username": "\\ud800"}', "JSON"),
         (b'{"zzz": ' + b"[" * 128 + b"]" * 128 + b"}", "nested"),
-        (b'{"username": ' + b"[" * 100_000, "nested"),
+        (b'{"username": ' + b"[" * 60_000, "nested"),
     ],
 )
 def test_a_body_that_is_no_json_object_is_refused(lonely: Api, body: bytes, word: str) -> None:
     """The answer says what is wrong with it."""
     _assert_bad(lonely.request("POST", PATH, data=body, content_type=JSON), word)
+
+
+@pytest.mark.parametrize("path", [PATH, "/auth/refreshToken"])
+@pytest.mark.parametrize("content_type", [JSON, FORM])
+def test_a_long_body_is_refused_unread(lonely: Api, content_type: str, path: str) -> None:
+    """Who has proved nothing yet must not cost much: 413 above 64 KiB, judged by its length."""
+    answer = lonely.request("POST", path, content_type=content_type, environ_overrides=unreadable(65_537))
+    assert answer.status_code == 413
+    assert "65536 bytes" in answer.get_json()["message"]
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/xml", "application/jsonx", "json"])

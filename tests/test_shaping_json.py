@@ -177,10 +177,10 @@ def _deep(opening: str, depth: int) -> bytes:
     return (pairs[0] * whole + inner + pairs[1] * whole).encode()
 
 
-NOT_JSON = """
-nope NaN -Infinity [1,] {a:1} 'a' 01 +1 1. .5 0x1 1_0 -01 [ {"a":1 " "\\x" "\\ud800" "\\udc00\\ud800" {"\\ud800":1} /**/1 nul truex
-{"a","b"} [1} {"a":} {,} [,1] {"a":1,} "\\u12g4" "\\u12" ]
-""".encode().split()
+NOT_JSON = b"""
+nope NaN -Infinity [1,] {a:1} 'a' 01 +1 1. .5 0x1 1_0 -01 [ {"a":1 " "\\x" "\\ud800" "\\udc00\\ud800" {"\\ud800":1}
+/**/1 nul truex {"a","b"} [1} {"a":} {,} [,1] {"a":1,} "\\u12g4" "\\u12" ]
+""".split()
 NOT_JSON += [
     b"",
     b" ",
