@@ -73,6 +73,7 @@ class Api:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
         headers = {name: value for name, value in headers.items() if value is not None}
+        options["environ_overrides"] = {"CONTENT_LENGTH": str(len(data)), **options.get("environ_overrides", {})}
         return self.request("POST", path, data=data, content_type=content_type, headers=headers, **options)
 
     def single(self, station: str, body: Any = b"{}", content_type: str | None = JSON, **headers: str) -> TestResponse:
@@ -125,9 +126,9 @@ class Stored(NamedTuple):
 def stored(broker: NatsServer, station: str) -> list[Stored]:
     """All messages of a station, in its order; none for one that does not exist."""
     stream = station.lower().replace(".", "#")
-    found = _ask(broker, f"STREAM.INFO.{stream}", {})
+    (found,) = _ask(broker, (f"STREAM.INFO.{stream}", {}))
     last = found["state"]["last_seq"] if "state" in found else 0
-    answers = [_ask(broker, f"STREAM.MSG.GET.{stream}", {"seq": n + 1}) for n in range(last)]
+    answers = _ask(broker, *((f"STREAM.MSG.GET.{stream}", {"seq": number + 1}) for number in range(last)))
     return [_read(answer["message"]) for answer in answers]
 
 
@@ -138,7 +139,7 @@ def payloads(broker: NatsServer, station: str) -> list[bytes]:
 
 def footprint(broker: NatsServer) -> tuple[int, int]:
     """How many streams there are, and how many bytes all of them keep."""
-    info = _ask(broker, "INFO", {})
+    (info,) = _ask(broker, ("INFO", {}))
     return info["streams"], info["storage"]
 
 
@@ -148,13 +149,17 @@ def _read(message: dict[str, Any]) -> Stored:
     return Stored(base64.b64decode(message.get("data", "")), [(name, value.strip(b" ")) for name, value in pairs])
 
 
-def _ask(broker: NatsServer, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-    async def ask() -> bytes:
+def _ask(broker: NatsServer, *questions: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Answers of the JetStream API to requests as `root`."""
+
+    async def ask() -> list[Any]:
         client = await nats.connect(broker.url, user="root", password="memphis", allow_reconnect=False)
         try:
-            return (await client.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout=5)).data
+            answers = (
+                client.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout=5) for verb, body in questions
+            )
+            return [json.loads((await answer).data) for answer in answers]
         finally:
             await client.close()
 
-    answer: dict[str, Any] = json.loads(asyncio.run(ask()))
-    return answer
+    return asyncio.run(ask())
