@@ -1,0 +1,69 @@
+"""The bytes of a publish on the wire."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.brokers import frames
+
+
+def test_a_message_states_the_sizes_of_its_headers_and_of_all() -> None:
+    """`HPUB` counts header bytes first, then headers and payload together, without the line end that follows."""
+    head = b"NATS/1.0\r\nNats-Msg-Id:k\r\n\r\n"
+    frame = frames.publish("orders.final", "_INBOX.a.1", head, b"hello")
+    assert frame == b"HPUB orders.final _INBOX.a.1 27 32\r\n" + head + b"hello\r\n"
+
+
+def test_a_payload_is_framed_byte_for_byte() -> None:
+    """Line ends and NUL inside a payload are data."""
+    payload = bytes(range(256)) + b"\r\nPUB other 0\r\n\r\n"
+    frame = frames.publish("s", "r", b"H", payload)
+    assert frame == b"HPUB s r 1 %d\r\nH%b\r\n" % (len(payload) + 1, payload)
+
+
+def test_a_request_has_no_headers() -> None:
+    """`PUB` states the size of the payload, which may be empty."""
+    assert frames.request("$JS.API.INFO", "_INBOX.a.1", b"{}") == b"PUB $JS.API.INFO _INBOX.a.1 2\r\n{}\r\n"
+    assert frames.request("a", "b", b"") == b"PUB a b 0\r\n\r\n"
+
+
+def test_headers_begin_with_the_id() -> None:
+    """The header block is the version, the id under the broker's name for it, the message's own, an empty line."""
+    pairs = (("content-type", "application/json"), ("x-trace", "1"))
+    block = frames.headers("Nats-Msg-Id", "u.k", pairs)
+    assert block == b"NATS/1.0\r\nNats-Msg-Id:u.k\r\ncontent-type: application/json\r\nx-trace: 1\r\n\r\n"
+
+
+def test_headers_may_be_the_id_alone() -> None:
+    """A message without headers of its own still has its id."""
+    assert frames.headers("msg-id", "u.k", ()) == b"NATS/1.0\r\nmsg-id:u.k\r\n\r\n"
+
+
+def test_messages_with_the_same_headers_have_each_their_own_id() -> None:
+    """What messages have in common is encoded once; the id is not among it."""
+    pairs = (("x-a", "1"),)
+    first, second = (frames.headers("Nats-Msg-Id", key, pairs) for key in ("one", "two"))
+    assert (b":one\r\n" in first, b":two\r\n" in second) == (True, True)
+    assert first.replace(b"one", b"two") == second
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\0"])
+@pytest.mark.parametrize("place", ["name", "value"])
+def test_no_header_adds_another_one(end: str, place: str) -> None:
+    """What would end a line is taken out of names and values."""
+    bad = f"a{end}nats-rollup: all"
+    pairs = ((bad, "v") if place == "name" else ("x", bad),)
+    block = frames.headers("Nats-Msg-Id", "k", pairs)
+    assert block.count(b"\r\n") == 4
+    assert block.replace(b"\r\n", b"").translate(None, b"\r\n\0") == block.replace(b"\r\n", b"")
+
+
+def test_header_values_keep_bytes_that_are_no_utf_8() -> None:
+    """A value that came as Latin-1 leaves as it came."""
+    value = b"caf\xe9 \xff".decode("utf-8", "surrogateescape")
+    assert b"x-name: caf\xe9 \xff\r\n" in frames.headers("Nats-Msg-Id", "k", (("x-name", value),))
+
+
+def test_header_values_outside_ascii_are_utf_8() -> None:
+    """Text is encoded as UTF-8."""
+    assert "x-name: caf\u00e9".encode() in frames.headers("Nats-Msg-Id", "k", (("x-name", "caf\u00e9"),))
