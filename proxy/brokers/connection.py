@@ -24,7 +24,7 @@ from nats.nuid import NUID
 
 from proxy.brokers import Notice
 from proxy.credentials import Credentials
-from proxy.errors import BrokerAway, BrokerRefused, Forbidden, Unauthorized
+from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Unauthorized
 
 NO_RESPONDERS = "503"
 PING_SECONDS = 20
@@ -34,7 +34,7 @@ MAX_ACKED_SUBJECTS = 10_000
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) (?:to|with reply of) "([^"]*)"')
 _STATUS = slice(9, 12)  # of "NATS/1.0 503"
-_NOT_LET_IN = ("authorization violation", "authentication expired", "authentication revoked", "authentication timeout")
+_NOT_LET_IN = ("authorization violation", "authentication expired", "authentication revoked")
 
 
 class Owner(Protocol):
@@ -80,7 +80,8 @@ class _Client(Client):
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         if self.on_reply is not None:
-            self.on_reply(subject, data, headers)
+            with contextlib.suppress(ValueError, IndexError):  # no stream's; raised here, it would end all reading
+                self.on_reply(subject, data, headers)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self.insist:
@@ -174,7 +175,7 @@ class Connection:
         for _ in range(2):  # nats-py's first PING may overtake the SUB, its second cannot
             await self._client.flush(timeout=int(CHECK_SECONDS))
         if self._refused_inbox:
-            prefix = self._inbox.split(".", 1)[0]
+            prefix = self._inbox.rsplit(".", 2)[0]
             raise Forbidden(f"this user may not receive acks on {prefix}.> (see BROKER_INBOX_PREFIX)")
         version = self._client.connected_server_version
         self.server_version = version.major, version.minor
@@ -188,7 +189,7 @@ class Connection:
 
     async def _check(self) -> None:
         try:
-            await self._client.flush(timeout=int(CHECK_SECONDS))
+            await self._client.rtt(timeout=int(CHECK_SECONDS))  # `flush` is content when nobody reads any more
             self.proved_at = self._loop.time()
         except (nats.errors.Error, asyncio.TimeoutError, OSError):
             self._notice("broker_silent", server=self.server_id)
@@ -270,12 +271,12 @@ async def connect(url: str, credentials: Credentials, options: Options, timeout:
     connection = Connection(client, options)
     try:
         await asyncio.wait_for(_log_on(client, connection, url, credentials, options, timeout), timeout)
-    except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+    except BaseException as error:
         await _close(client)
+        if isinstance(error, GatewayError) or not isinstance(error, Exception):
+            raise
+        # A server that talks nonsense makes nats-py raise anything.
         raise _translate(error, url, options) from None
-    except BaseException:
-        await _close(client)
-        raise
     return connection
 
 

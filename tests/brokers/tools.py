@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import re
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import nats
 import uvloop
 from nats.aio.client import Client
 
+from proxy.brokers import Notice
+from proxy.brokers.connection import Connection, Options, connect
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import GatewayError
@@ -39,6 +43,19 @@ def run(work: Awaitable[_T]) -> _T:
     return uvloop.run(wait())
 
 
+async def eventually_on_loop(condition: Callable[[], object], within: float = 5.0) -> None:
+    """Asks in turn after turn of the loop until the answer is true; fails after `within` seconds."""
+    deadline = asyncio.get_running_loop().time() + within
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"not within {within:g} s"
+        await asyncio.sleep(0.005)
+
+
+def options(prefix: str = "_INBOX", notice: Notice = lambda event, **fields: None) -> Options:
+    """How a connection is made."""
+    return Options(ssl.create_default_context(), prefix, "test", notice)
+
+
 def failure(function: Callable[..., Any], *args: Any) -> GatewayError:
     """The error that the function ends with."""
     try:
@@ -58,6 +75,16 @@ def outcomes(error: GatewayError) -> list[tuple[int, int, str]]:
     return [(entry["index"], entry["status"], entry["stored"]) for entry in error.fields["failed"]]
 
 
+@contextlib.asynccontextmanager
+async def connected(url: str, credentials: Credentials = ROOT) -> AsyncIterator[Connection]:
+    """A connection that is closed at the end."""
+    connection = await connect(url, credentials, options(), 5)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 class Stored(NamedTuple):
     """A message as the stream has it."""
 
@@ -71,6 +98,28 @@ class HasUrl(Protocol):
     @property
     def url(self) -> str:
         """Its address."""
+
+
+@contextlib.asynccontextmanager
+async def client(server: NatsServer) -> AsyncIterator[Client]:
+    """A plain connection of `root`, for what the gateway does not do."""
+    connection = await nats.connect(
+        server.url, user="root", password="memphis", allow_reconnect=False, error_cb=_ignore
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def flushed(client: Client) -> None:
+    """Waits until the server has taken all that was sent; nats-py's first PING may overtake it, its second cannot."""
+    for _ in range(2):
+        await client.flush()
+
+
+async def _ignore(error: Exception) -> None:
+    """Takes nats-py's report of an error."""
 
 
 class Operator:

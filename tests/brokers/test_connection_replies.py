@@ -1,0 +1,176 @@
+"""A connection at work: whose reply is whose, what is denied, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from proxy.brokers.connection import connect
+from tests.brokers.fakes import FakeNats
+from tests.brokers.tools import ROOT, USERS, client, connected, eventually_on_loop, flushed, options, run
+from tests.servers import NatsServer
+
+Servers = Callable[..., NatsServer]
+
+
+class Listener:
+    """An owner that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def answered(self, index: int, data: bytes, status: str | None) -> None:
+        """Notes a reply."""
+        self.told.append((index, data, status))
+
+    def denied(self, index: int, maybe_stored: bool) -> None:
+        """Notes a denial."""
+        self.told.append((index, "denied", maybe_stored))
+
+    def lost(self, index: int) -> None:
+        """Notes the end."""
+        self.told.append((index, "lost"))
+
+
+@pytest.fixture
+def server(nats_server: Servers) -> NatsServer:
+    """A nats-server with the user `root`."""
+    return nats_server(users=USERS)
+
+
+# ---- what is sent, and what comes back ---------------------------------------------------------------------------
+
+
+def test_a_reply_reaches_its_owner(server: NatsServer) -> None:
+    """Nobody listens to that subject, and the server says so; the index is the owner's own."""
+
+    async def work() -> None:
+        async with connected(server.url) as connection:
+            listener = Listener()
+            frame = f"PUB nobody {connection.reply_subject(7)} 0\r\n\r\n".encode()
+            connection.send(listener, 3, 7, "nobody", frame)
+            await eventually_on_loop(lambda: listener.told)
+            assert listener.told == [(3, b"", "503")]
+
+    run(work())
+
+
+def test_a_forgotten_reply_reaches_nobody(server: NatsServer) -> None:
+    """After `forget` nothing is waited for."""
+
+    async def work() -> None:
+        async with connected(server.url) as connection:
+            forgotten, listener = Listener(), Listener()
+            for token, owner in ((1, forgotten), (2, listener)):
+                frame = f"PUB nobody {connection.reply_subject(token)} 0\r\n\r\n".encode()
+                connection.send(owner, 0, token, "nobody", frame)
+            connection.forget(1)
+            assert connection.waiting == 1
+            await eventually_on_loop(lambda: listener.told)
+            assert forgotten.told == []
+
+    run(work())
+
+
+@pytest.mark.parametrize("tail", ["x", "1.a", "1.a.b", "1.a.b.x.c.$FI", "1.a.b.99999999999999999999.c", "f" * 3000])
+def test_a_reply_to_a_mangled_subject_disturbs_nobody(server: NatsServer, tail: str) -> None:
+    """Whoever listens to a station may answer to anything; the connection goes on reading."""
+
+    async def work() -> None:
+        async with connected(server.url) as connection:
+            silent, listener = Listener(), Listener()
+            inbox = connection.reply_subject(1)[:-1]
+            async with client(server) as other:
+                received = await other.subscribe("somebody")
+                await flushed(other)
+                connection.send(silent, 0, 1, "somebody", f"PUB somebody {inbox}1 0\r\n\r\n".encode())
+                await received.next_msg(2)
+                await other.publish(inbox + tail, b"{}")
+            connection.send(listener, 0, 2, "nobody", f"PUB nobody {inbox}2 0\r\n\r\n".encode())
+            await eventually_on_loop(lambda: listener.told)
+
+    run(work())
+
+
+# ---- the end -----------------------------------------------------------------------------------------------------
+
+
+def test_the_end_is_told_once_to_everyone(server: NatsServer) -> None:
+    """A server that dies ends the connection: owners that wait are told, then `on_end`, once."""
+
+    async def work() -> None:
+        async with connected(server.url) as connection:
+            listener, ends = Listener(), []
+            connection.on_end = lambda: ends.append(connection.alive)
+            async with client(server) as silent:
+                received = await silent.subscribe("somebody")
+                await flushed(silent)
+                frame = f"PUB somebody {connection.reply_subject(1)} 0\r\n\r\n".encode()
+                connection.send(listener, 5, 1, "somebody", frame)
+                await received.next_msg(2)
+                server.kill()
+                await eventually_on_loop(lambda: ends)
+                assert (listener.told, ends) == ([(5, "lost")], [False])
+        assert ends == [False]
+
+    run(work())
+
+
+def test_what_is_sent_after_the_end_is_lost(server: NatsServer) -> None:
+    """The owner is told in a later turn, not while it sends."""
+
+    async def work() -> None:
+        async with connected(server.url) as connection:
+            await connection.close()
+            listener = Listener()
+            connection.send(listener, 4, 1, "orders", b"PUB orders 0\r\n\r\n")
+            assert listener.told == []
+            await eventually_on_loop(lambda: listener.told == [(4, "lost")])
+
+    run(work())
+
+
+def test_a_check_proves_a_living_server(server: NatsServer) -> None:
+    """`proved_at` moves to when the server gave its sign of life."""
+
+    async def work() -> None:
+        async with connected(server.url) as connection:
+            before = asyncio.get_running_loop().time()
+            connection.check()
+            await eventually_on_loop(lambda: connection.proved_at >= before)
+
+    run(work())
+
+
+@pytest.mark.slow
+def test_a_check_ends_a_connection_that_gives_no_sign_of_life(server: NatsServer) -> None:
+    """A server that does not answer for 3 seconds is as good as gone."""
+
+    async def work() -> None:
+        async with connected(server.url) as connection:
+            server.pause()  # it may answer once more before it stops
+            await eventually_on_loop(lambda: connection.check() or not connection.alive, 6)
+            server.resume()
+
+    run(work())
+
+
+@pytest.mark.slow
+def test_a_check_sees_that_nobody_reads_any_more() -> None:
+    """nats-py ends its reading at a line it does not understand and says nothing; the check notices."""
+    notices: list[str] = []
+
+    async def work(server: FakeNats) -> None:
+        opened = await connect(server.url, ROOT, options(notice=lambda event, **_: notices.append(event)), 5)
+        opened.send(Listener(), 0, 1, "orders", b"PUB orders x 0\r\n\r\n")
+        await eventually_on_loop(lambda: server.published)
+        opened.check()
+        await eventually_on_loop(lambda: not opened.alive, 6)
+        assert notices == ["broker_silent"]
+
+    with contextlib.closing(FakeNats(lambda server, published: b"-ERR  \r\n")) as server:
+        run(work(server))
