@@ -29,6 +29,7 @@ from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Una
 NO_RESPONDERS = "503"
 PING_SECONDS = 20
 CHECK_SECONDS = 3.0
+CLOSE_SECONDS = 0.5
 DENIAL_GRACE_SECONDS = 0.25
 MAX_ACKED_SUBJECTS = 10_000
 
@@ -164,7 +165,7 @@ class Connection:
             self._checking = self._loop.create_task(self._check())
 
     async def close(self) -> None:
-        """Closes the connection, within seconds."""
+        """Closes the connection, within a second."""
         self._end()
         await _close(self._client)
 
@@ -317,4 +318,4 @@ def _translate(error: Exception, url: str, options: Options) -> Exception:
 async def _close(client: Client) -> None:
     # A server that does not read must not keep us: nats-py has marked the client closed before it waits.
     with contextlib.suppress(asyncio.TimeoutError, nats.errors.Error, OSError, AttributeError):
-        await asyncio.wait_for(client.close(), 2)
+        await asyncio.wait_for(client.close(), CLOSE_SECONDS)

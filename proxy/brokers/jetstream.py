@@ -104,7 +104,9 @@ def _tls(config: Config) -> ssl.SSLContext:
         raise BadSetting("ROOT_CA_PATH", "a file of CA certificates in PEM form") from None
     if config.client_cert_path:
         try:
-            context.load_cert_chain(config.client_cert_path, config.client_key_path)
+            # Given no passphrase for a key that has one, OpenSSL would ask the terminal and wait.
+            context.load_cert_chain(config.client_cert_path, config.client_key_path, password="")
         except OSError:
-            raise BadSetting("CLIENT_CERT_PATH", "a certificate in PEM form, CLIENT_KEY_PATH its key") from None
+            must = "a certificate in PEM form, CLIENT_KEY_PATH its key without passphrase"
+            raise BadSetting("CLIENT_CERT_PATH", must) from None
     return context
