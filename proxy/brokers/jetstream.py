@@ -36,16 +36,9 @@ class JetStream:
         error: GatewayError = BrokerAway()
         for url in self._urls():
             try:
-                connection = await connect(url, self._user(credentials), self._options, LOG_ON_SECONDS)
+                return await self._log_on(url, credentials)
             except (BrokerAway, BrokerRefused) as failure:
                 error = failure
-                continue
-            try:
-                await self._prove_closed(url, connection.server_id)
-            except BaseException:
-                await connection.close()
-                raise
-            return self.session(connection, self._config)
         raise error
 
     async def check(self) -> None:
@@ -59,6 +52,15 @@ class JetStream:
                 continue
             return
         raise error
+
+    async def _log_on(self, url: str, credentials: Credentials) -> Session:
+        connection = await connect(url, self._user(credentials), self._options, LOG_ON_SECONDS)
+        try:
+            await self._prove_closed(url, connection.server_id)
+        except BaseException:
+            await connection.close()
+            raise
+        return self.session(connection, self._config)
 
     def _urls(self) -> list[str]:
         """The servers in an order of chance, so that sessions spread over them."""
