@@ -115,11 +115,11 @@ def _key(environ: Mapping[str, Any]) -> str:
 
 
 def _preferences(environ: Mapping[str, Any]) -> frozenset[str]:
-    """What `Prefer` (RFC 7240) asks for, in lower case; quotes and blanks do not count."""
+    """What `Prefer` (RFC 7240) asks for, in lower case, without parameters; quotes and blanks do not count."""
     prefer: str = environ.get("HTTP_PREFER", "")
     if not prefer:
         return frozenset()
-    return frozenset(re.sub(r'[\s"]', "", prefer).lower().split(","))
+    return frozenset(item.partition(";")[0] for item in re.sub(r'[\s"]', "", prefer).lower().split(","))
 
 
 def _manner(preferences: frozenset[str]) -> Manner:

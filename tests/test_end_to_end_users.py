@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.brokers.certificates import Authority
 from tests.brokers.tools import Operator
+from tests.certificates import Authority
 from tests.clients import STORED, Sender, logged_on, with_tokens_of
 from tests.servers import Gateway, NatsServer, eventually
 
@@ -155,7 +155,7 @@ def tls_broker(nats_server: Callable[..., NatsServer], authority: Authority) -> 
     """Starts brokers that demand TLS, and with `verify` a client certificate."""
 
     def start(files: tuple[Path, Path], *, verify: bool = False) -> NatsServer:
-        tls = f"cert_file: {str(files[0])!r}, key_file: {str(files[1])!r}, ca_file: {str(authority.path)!r}"
+        tls = f"cert_file: {str(files[0])!r}, key_file: {str(files[1])!r}, ca_file: {str(authority.ca)!r}"
         return nats_server(f"tls {{ {tls}, verify: {str(verify).lower()} }}", users={"root": "memphis"})
 
     return start
@@ -176,11 +176,11 @@ def test_messages_go_to_the_broker_over_tls(
     tls_broker: Callable[..., NatsServer], gateway: Callable[..., Gateway], authority: Authority, verify: bool
 ) -> None:
     """Without a client certificate, and with one where the broker demands it."""
-    broker, own = tls_broker(authority.issue("server"), verify=verify), authority.issue("gateway")
-    running = gateway(_over_tls(broker, ROOT_CA_PATH=authority.path, **(_client(own) if verify else {}))).start()
+    broker, own = tls_broker(authority.sign("server"), verify=verify), authority.sign("gateway")
+    running = gateway(_over_tls(broker, ROOT_CA_PATH=authority.ca, **(_client(own) if verify else {}))).start()
     with logged_on(running.host) as sender:
         assert sender.single("private", b'"over TLS"').json == STORED
-    context = ssl.create_default_context(cafile=authority.path)
+    context = ssl.create_default_context(cafile=authority.ca)
     context.load_cert_chain(*own)
     assert Operator(broker, tls=context).payloads("private") == [b'"over TLS"']
 
@@ -198,8 +198,8 @@ def test_a_broker_that_demands_a_client_certificate_gets_nothing_without_one(
     tls_broker: Callable[..., NatsServer], gateway: Callable[..., Gateway], authority: Authority
 ) -> None:
     """Nor is it taken for a broker that is open to everyone."""
-    broker = tls_broker(authority.issue("server"), verify=True)
-    _refusing(gateway(_over_tls(broker, ROOT_CA_PATH=authority.path)).start())
+    broker = tls_broker(authority.sign("server"), verify=True)
+    _refusing(gateway(_over_tls(broker, ROOT_CA_PATH=authority.ca)).start())
 
 
 @pytest.mark.parametrize("fault", ["another authority", "another host"])
@@ -207,8 +207,8 @@ def test_a_broker_that_cannot_prove_who_it_is_gets_no_password(
     tls_broker: Callable[..., NatsServer], gateway: Callable[..., Gateway], authority: Authority, fault: str
 ) -> None:
     """A certificate of an authority that is not trusted, or for another address."""
-    broker = tls_broker(authority.issue("server", address="192.0.2.1" if fault == "another host" else "127.0.0.1"))
-    trusted = {} if fault == "another authority" else {"ROOT_CA_PATH": authority.path}
+    broker = tls_broker(authority.sign("server", address="192.0.2.1" if fault == "another host" else "127.0.0.1"))
+    trusted = {} if fault == "another authority" else {"ROOT_CA_PATH": authority.ca}
     _refusing(gateway(_over_tls(broker, **trusted)).start())
     assert "authorization" not in broker.log().lower(), "somebody has tried to log on"
 
