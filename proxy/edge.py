@@ -13,8 +13,10 @@ import itertools
 import random
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -36,7 +38,6 @@ _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,2048}", re.ASCII)
 _PREFLIGHT_SECONDS = "600"
 _EXPOSED = "X-Request-Id, Retry-After"
-_STATUS_LINES = {code: f"{code} {phrase}" for code, phrase in ((204, "No Content"), (500, "Internal Server Error"))}
 
 
 class Edge:
@@ -55,14 +56,14 @@ class Edge:
         """One request. What the application raises becomes an error of ours."""
         exchange = Exchange(self, environ, start_response)
         if environ["REQUEST_METHOD"] == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
-            exchange.start(_STATUS_LINES[204], self._preflight(environ))
+            exchange.start("204 No Content", self._preflight(environ))
             return exchange.carry([])
         try:
             return exchange.carry(self._app(environ, exchange.start))
         except Exception as error:
             accept, path = environ.get("HTTP_ACCEPT", ""), environ.get("PATH_INFO", "")
             status, headers, body = to_response(error, accept=accept, request_id=environ[REQUEST_ID], path=path)
-            exchange.start(f"{status} {_STATUS_LINES.get(status, '')[4:]}", headers)
+            exchange.start(f"{status} {HTTPStatus(status).phrase}", headers, sys.exc_info())
             return exchange.carry([body])
 
     def refuse(self, status: int, message: str, environ: Environ) -> tuple[HeaderList, bytes]:

@@ -25,6 +25,7 @@ MAX_DEPTH = 128
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 8192
 MAX_KNOWN_NAMES = 1024
+MAX_KNOWN_PLANS = 1024
 
 _element = msgspec.json.Decoder(msgspec.Raw).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -173,6 +174,7 @@ class HeaderFilter:
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self._patterns = patterns
         self._known: dict[str, str] = {}
+        self._plans: dict[tuple[str, ...], HeaderPairs] = {}
 
     def pick(self, environ: Mapping[str, object], *, content_type: str | None = None) -> HeaderPairs:
         """The headers to store out of a WSGI environment; `content_type`, if given, replaces the request's.
@@ -183,14 +185,19 @@ class HeaderFilter:
         media = content_type or environ.get("CONTENT_TYPE")
         if media and self._stored_name("HTTP_CONTENT_TYPE"):
             pairs.append(("content-type", str(media)))
-        known = self._known
-        for variable in environ:
-            name = known.get(variable)
-            if name is None:
-                name = self._stored_name(variable)
-            if name:
-                pairs.append((name, str(environ[variable])))
+        variables = tuple(environ)
+        plan = self._plans.get(variables)
+        if plan is None:
+            plan = self._plan(variables)
+        pairs += [(name, str(environ[variable])) for variable, name in plan]
         return _checked(pairs)
+
+    def _plan(self, variables: tuple[str, ...]) -> HeaderPairs:
+        """Which variables to store under which names; a sender's requests have the same ones again and again."""
+        plan = tuple((variable, name) for variable in variables if (name := self._stored_name(variable)))
+        if len(self._plans) < MAX_KNOWN_PLANS:
+            self._plans[variables] = plan
+        return plan
 
     def _stored_name(self, variable: str) -> str:
         """The name under which a variable's header is stored; empty for one that is not. Remembered, in a bound."""
