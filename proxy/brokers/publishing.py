@@ -189,7 +189,8 @@ class Delivery:
     def answered(self, index: int, data: bytes, status: str | None) -> None:
         """A reply to message `index`: an ack, an error of the stream, or word that no stream listens."""
         if status == NO_RESPONDERS and not data:
-            self._not_now(index, BrokerRefused("the station has no leader now, or the broker no JetStream"))
+            # What the last look-up has met tells more than this.
+            self._not_now(index, self._why or BrokerRefused("the station has no leader, or the broker no JetStream"))
             self._look_up()
             return
         answer = answers.decode(data)

@@ -252,6 +252,9 @@ class Session:
 
     def _stream_config(self, station: Station) -> dict[str, Any]:
         config = self._config
+        window = config.duplicate_window_seconds
+        if config.station_max_age_seconds:  # a stream cannot know ids for longer than it keeps messages
+            window = min(window, config.station_max_age_seconds)
         stream: dict[str, Any] = {
             "name": station.internal,
             "subjects": [self.subject(station)],
@@ -261,7 +264,7 @@ class Session:
             "max_age": int(config.station_max_age_seconds * 1e9),
             "max_bytes": config.station_max_bytes or -1,
             "num_replicas": config.station_replicas,
-            "duplicate_window": int(config.duplicate_window_seconds * 1e9),
+            "duplicate_window": int(window * 1e9),
             "allow_direct": True,
         }
         if self.connection.server_version >= BATCHES_SINCE:

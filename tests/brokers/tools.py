@@ -144,6 +144,7 @@ class Operator:
         """Asks the JetStream API."""
         answer = self.ask(lambda client: client.request(f"$JS.API.{verb}", json.dumps(body).encode()))
         content: dict[str, Any] = json.loads(answer.data)
+        assert "error" not in content, content["error"]
         return content
 
     def add(self, station: str, **config: Any) -> None:
@@ -180,15 +181,21 @@ class Operator:
         return [message.payload for message in self.stored(station)]
 
 
-def connections(server: NatsServer) -> list[dict[str, Any]]:
-    """The connections that a server with `MONITOR` in its configuration has; `authorized_user` tells whose."""
+def monitor(server: NatsServer, path: str) -> dict[str, Any]:
+    """What a server with `MONITOR` in its configuration tells of itself."""
     ports = re.findall(r"Starting http monitor on 127\.0\.0\.1:(\d+)", server.log())
     client = http.client.HTTPConnection("127.0.0.1", int(ports[-1]), timeout=5)
     try:
-        client.request("GET", "/connz?auth=1", headers={"Connection": "close"})
-        found: list[dict[str, Any]] = json.loads(client.getresponse().read())["connections"]
+        client.request("GET", path, headers={"Connection": "close"})
+        found: dict[str, Any] = json.loads(client.getresponse().read())
     finally:
         client.close()
+    return found
+
+
+def connections(server: NatsServer) -> list[dict[str, Any]]:
+    """The connections that a server with `MONITOR` in its configuration has; `authorized_user` tells whose."""
+    found: list[dict[str, Any]] = monitor(server, "/connz?auth=1")["connections"]
     return found
 
 
