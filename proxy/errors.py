@@ -289,12 +289,12 @@ def _batch_status(total: int, errors: list[GatewayError]) -> int:
 
 
 def _batch_truth(total: int, errors: list[GatewayError]) -> tuple[Stored, Repeat]:
+    repeats = any(error.repeat != "never" for error in errors)
     if len(errors) < total:
-        return "partly", "with-key"
-    unknown = any(error.stored == "unknown" for error in errors)
-    if unknown:
+        return "partly", "with-key" if repeats else "never"
+    if any(error.stored == "unknown" for error in errors):
         return "unknown", "with-key"
-    return "no", "safe" if any(error.repeat == "safe" for error in errors) else "never"
+    return "no", "safe" if repeats else "never"
 
 
 def _failed(index: int, error: GatewayError) -> dict[str, Any]:

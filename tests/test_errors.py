@@ -233,7 +233,8 @@ def test_the_status_of_a_batch_follows_from_its_failures(failures: list[GatewayE
 @pytest.mark.parametrize(
     ("total", "failures", "truth"),
     [
-        (2, [BadBody("x")], ("partly", "with-key")),
+        (2, [BadBody("x")], ("partly", "never")),
+        (3, [BadBody("x"), BrokerAway("x")], ("partly", "with-key")),
         (2, [AckTimeout("x")], ("partly", "with-key")),
         (1, [AckTimeout("x")], ("unknown", "with-key")),
         (2, [AckTimeout("x"), BadBody("x")], ("unknown", "with-key")),
