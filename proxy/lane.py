@@ -64,14 +64,17 @@ class Lane:
         length = self._length(environ)
         if caller is None or length is None:
             return None
+        environ[USER] = caller.credentials.user
         body = environ["wsgi.input"].read(length)
+        if len(body) < length:  # the client is gone, as Flask will find out
+            environ["wsgi.input"] = io.BytesIO(body)
+            return None
         try:
             content = proved.answer(self._extension, caller.credentials, proved.station, environ, body)
         except Exception as error:
             environ[OUTCOME] = error
             environ["wsgi.input"] = io.BytesIO(body)
             return None
-        environ[USER] = caller.credentials.user
         environ[ROUTE] = (proved.rule, proved.station.name)
         return content
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import PathConverter
 
 import schemas
@@ -52,9 +53,9 @@ def produce_batch(station: str) -> Response:
 def _produce(name: str, answer: Answer) -> Response:
     """What Flask adds: the route, the limit on the body, and the memory that this request was fine."""
     extension, environ = the_stations(), request.environ
-    credentials, station, body = extension.caller().credentials, station_named(name), _body()
     if OUTCOME in environ:  # the lane has tried, and only the answer is left to give
         raise environ[OUTCOME]
+    credentials, station, body = extension.caller().credentials, station_named(name), _body()
     content = answer(extension, credentials, station, environ, body)
     extension.prove(environ["PATH_INFO"], Proved(str(request.endpoint), answer, station, str(request.url_rule)))
     return Response(content, mimetype="application/json")
@@ -98,7 +99,16 @@ def _body() -> bytes:
         raise LengthRequired
     if request.environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("send the body without Content-Encoding")
-    return request.get_data(cache=False)
+    body = request.get_data(cache=False)
+    if request.content_length is None and len(body) == request.max_content_length:
+        _see_that_it_ends()
+    return body
+
+
+def _see_that_it_ends() -> None:
+    """Of a body in chunks werkzeug reads as much as the limit allows, and says nothing if there is more."""
+    if request.environ["wsgi.input"].read(1):
+        raise RequestEntityTooLarge
 
 
 def _key(environ: Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import nats
 from flask import Flask, current_app
 from flask_jwt_extended import get_jwt, jwt_required
-from werkzeug.test import TestResponse
+from werkzeug.test import EnvironBuilder, run_wsgi_app
+from werkzeug.wrappers import Response
 
 from proxy.app import create_app
 from proxy.config import Config
@@ -64,11 +65,17 @@ class Api:
         self.app = app
         self.token = app.extensions["stations"].tokens.issue(Credentials(user, secret)).access
 
-    def request(self, method: str, path: str, **options: Any) -> TestResponse:
-        """A request without a token; `options` are those of Flask's test client, which keeps no cookies here."""
-        return self.app.test_client(use_cookies=False).open(path, method=method, buffered=True, **options)
+    def request(self, method: str, path: str, **options: Any) -> Response:
+        """A request without a token; `options` are those of werkzeug's `EnvironBuilder`.
 
-    def post(self, path: str, body: Any = b"", content_type: str | None = JSON, **options: Any) -> TestResponse:
+        In `environ_overrides` None takes a variable out of the WSGI environment.
+        """
+        overrides = {"REMOTE_ADDR": "127.0.0.1", **options.pop("environ_overrides", {})}
+        environ = EnvironBuilder(path, method=method, **options).get_environ() | overrides
+        environ = {name: value for name, value in environ.items() if value is not None}
+        return Response(*run_wsgi_app(self.app, environ, buffered=True))
+
+    def post(self, path: str, body: Any = b"", content_type: str | None = JSON, **options: Any) -> Response:
         """A POST with the token, unless `headers` bring an `Authorization` of their own (None: none at all)."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
@@ -76,15 +83,15 @@ class Api:
         options["environ_overrides"] = {"CONTENT_LENGTH": str(len(data)), **options.get("environ_overrides", {})}
         return self.request("POST", path, data=data, content_type=content_type, headers=headers, **options)
 
-    def single(self, station: str, body: Any = b"{}", content_type: str | None = JSON, **headers: str) -> TestResponse:
+    def single(self, station: str, body: Any = b"{}", content_type: str | None = JSON, **headers: str) -> Response:
         """Produces one message; underscores in the names of headers stand for hyphens."""
         return self.post(f"/stations/{station}/produce/single", body, content_type, headers=_named(headers))
 
-    def batch(self, station: str, body: Any, content_type: str | None = JSON, **headers: str) -> TestResponse:
+    def batch(self, station: str, body: Any, content_type: str | None = JSON, **headers: str) -> Response:
         """Produces the messages in the body."""
         return self.post(f"/stations/{station}/produce/batch", body, content_type, headers=_named(headers))
 
-    def authenticate(self, fields: Any, path: str = "/auth/authenticate", **options: Any) -> TestResponse:
+    def authenticate(self, fields: Any, path: str = "/auth/authenticate", **options: Any) -> Response:
         """Sends credentials as JSON."""
         return self.request("POST", path, data=json.dumps(fields), content_type=JSON, **options)
 
@@ -101,11 +108,12 @@ class _Unreadable(io.RawIOBase):
         raise AssertionError("the body was read")
 
 
-def unreadable(length: int | None) -> dict[str, Any]:
-    """The part of a WSGI environment that promises a body of that length (None: in chunks) which must not be read."""
-    if length is None:
-        return {"wsgi.input": _Unreadable(), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+def unreadable(length: int) -> dict[str, Any]:
+    """The part of a WSGI environment that promises a body of that length which must not be read."""
     return {"wsgi.input": _Unreadable(), "CONTENT_LENGTH": str(length)}
+
+
+IN_CHUNKS = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": None}
 
 
 def _named(headers: dict[str, str]) -> dict[str, str]:

@@ -76,8 +76,12 @@ def _is_child(entry: Path, pid: int) -> bool:
 
 
 def _stat(pid: int) -> list[str]:
+    return _stat_of(Path(f"/proc/{pid}"))
+
+
+def _stat_of(path: Path) -> list[str]:
     """State, parent and so on; the name before them may hold blanks and parentheses."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (path / "stat").read_text().rpartition(")")[2].split()
 
 
 class NatsServer:
@@ -142,6 +146,7 @@ class NatsServer:
     def pause(self) -> None:
         """Makes it fall silent, its connections open; `resume` wakes it."""
         os.kill(self.pid, signal.SIGSTOP)
+        eventually(lambda: all(_stat_of(path)[0] == "T" for path in Path(f"/proc/{self.pid}/task").iterdir()))
 
     def resume(self) -> None:
         """Ends a pause."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from werkzeug.test import TestResponse
+from werkzeug.wrappers import Response
 
 from tests.application import JSON, Api, unreadable
 from tests.servers import NatsServer
@@ -21,7 +21,7 @@ GOOD = {"username": "root", "connection_token": "memphis"}
 CAPPED = 43_200 * 60_000
 
 
-def _caller(api: Api, answer: TestResponse) -> dict[str, Any]:
+def _caller(api: Api, answer: Response) -> dict[str, Any]:
     """The user and account that the answer's access token speaks for."""
     assert answer.status_code == 200, answer.data
     headers = {"Authorization": f"Bearer {answer.get_json()['jwt']}"}
@@ -56,7 +56,7 @@ def test_the_tokens_work(api: Api, station: str) -> None:
     assert refreshed.status_code == 200
 
 
-def _cookie(answer: TestResponse) -> dict[str, str]:
+def _cookie(answer: Response) -> dict[str, str]:
     """The attributes of the one cookie that the answer sets; its name and value too."""
     (cookie,) = answer.headers.getlist("Set-Cookie")
     first, *rest = [part.strip() for part in cookie.split(";")]
@@ -201,7 +201,7 @@ WRONG: dict[str, list[Any]] = {
 }
 
 
-def _assert_bad(answer: TestResponse, *words: str) -> None:
+def _assert_bad(answer: Response, *words: str) -> None:
     body = answer.get_json()
     assert answer.status_code == 400
     assert body["message"] == body["error"]

@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 from flask import Flask
-from werkzeug.test import TestResponse
+from werkzeug.wrappers import Response
 
 from proxy.credentials import Credentials
 from proxy.tokens import Issued
@@ -31,7 +31,7 @@ def _claims(token: str) -> dict[str, Any]:
     return claims
 
 
-def _refresh(app: Flask, body: Any = None, cookie: str = "", header: str = "", **options: Any) -> TestResponse:
+def _refresh(app: Flask, body: Any = None, cookie: str = "", header: str = "", **options: Any) -> Response:
     """A refresh with a token in each of the places named."""
     headers = ({"Authorization": f"Bearer {header}"} if header else {}) | (
         {"Cookie": f"other=1; jwt-refresh-token={cookie}"} if cookie else {}
@@ -46,7 +46,7 @@ TAKEN = ["R..", ".R.", "..R", "RRR", ".RA", "ARx", "xR.", "xAR", "AAR", "x.R", "
 REFUSED = ["...", "x..", ".x.", "..x", "A..", ".A.", "..A", "AAA", "xxx"]
 
 
-def _placed(app: Flask, places: str) -> TestResponse:
+def _placed(app: Flask, places: str) -> Response:
     issued = _issued(app)
     body, cookie, header = ({"R": issued.refresh, "A": issued.access, "x": "garbage", ".": ""}[p] for p in places)
     return _refresh(app, body or None, cookie, header)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 
-from tests.application import JSON, Api, payloads, stored
+from tests.application import IN_CHUNKS, JSON, Api, payloads, stored
 from tests.servers import NatsServer
 
 PROTOBUF = "application/x-protobuf"
@@ -103,8 +103,7 @@ def test_the_bytes_of_a_header_are_stored_as_sent(api: Api, broker: NatsServer, 
 
 def test_a_body_in_chunks_is_stored(api: Api, broker: NatsServer, station: str) -> None:
     """It has no length; the server says where it ends."""
-    overrides = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": ""}
-    assert api.post(f"/stations/{station}/produce/single", b"[1]", environ_overrides=overrides).status_code == 200
+    assert api.post(f"/stations/{station}/produce/single", b"[1]", environ_overrides=IN_CHUNKS).status_code == 200
     assert payloads(broker, station) == [b"[1]"]
 
 

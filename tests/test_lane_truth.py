@@ -1,0 +1,58 @@
+"""The short way past Flask when something goes wrong in the middle: the answer is still true."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+from flask import Flask
+
+from proxy.errors import AckTimeout
+from proxy.sealing import key_id
+from tests.application import SECRET, Api, payloads
+from tests.servers import NatsServer, eventually
+
+
+def test_a_body_that_ends_early_is_not_stored(api: Api, broker: NatsServer, station: str) -> None:
+    """The client is gone: what came of the message is not the message, on a path that was served before too."""
+    path = f"/stations/{station}/produce/single"
+    assert api.post(path, b"whole", "text/plain").status_code == 200
+    answer = api.post(path, b"12345", "text/plain", environ_overrides={"CONTENT_LENGTH": "10"})
+    assert answer.status_code == 400
+    assert payloads(broker, station) == [b"whole"]
+
+
+@pytest.mark.slow
+def test_a_token_that_expires_on_the_way_does_not_hide_what_became_of_the_message(
+    make_app: Callable[..., Flask], broker: NatsServer, station: str
+) -> None:
+    """The message may be stored: 504 says so, while a 401 would say that it is not."""
+    app = make_app(broker.url)
+    api, expiry = Api(app), int(time.time()) + 2
+    api.token = _until(expiry, api.token)
+    assert api.single(station).status_code == 200
+
+    def late(*_: Any) -> None:
+        eventually(lambda: time.time() > expiry)
+        raise AckTimeout
+
+    app.extensions["stations"].producer.single = late
+    answer = api.single(station)
+    assert (answer.status_code, answer.get_json()["stored"]) == (504, "unknown")
+
+
+def _until(expiry: int, token: str) -> str:
+    claims = {**jwt.decode(token, options={"verify_signature": False}), "exp": expiry}
+    return jwt.encode(claims, SECRET, "HS256", headers={"kid": key_id(SECRET)})
+
+
+@pytest.mark.parametrize("length", ["", "x", "-1", "²"])
+def test_a_length_that_is_none_is_for_flask_to_judge(api: Api, broker: NatsServer, station: str, length: str) -> None:
+    """No such length makes the lane read what nobody promised."""
+    path = f"/stations/{station}/produce/single"
+    assert api.post(path, b"whole", "text/plain").status_code == 200
+    assert api.post(path, b"12345", "text/plain", environ_overrides={"CONTENT_LENGTH": length}).status_code == 400
+    assert payloads(broker, station) == [b"whole"]
