@@ -249,4 +249,8 @@ def _is_address(text: str) -> bool:
 
 
 def _is_in(networks: Iterable[Any], address: str) -> bool:
-    return _is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)
+    if not _is_address(address):
+        return False
+    ip = ipaddress.ip_address(address)
+    ip = getattr(ip, "ipv4_mapped", None) or ip  # an IPv4 client of a socket for both
+    return any(ip in network for network in networks)
