@@ -33,7 +33,7 @@ CLOSE_SECONDS = 0.5
 DENIAL_GRACE_SECONDS = 0.25
 MAX_ACKED_SUBJECTS = 10_000
 
-_DENIED = re.compile(r'permissions violation for (publish|subscription) (?:to|with reply of) "([^"]*)"')
+_DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
 _STATUS = slice(9, 12)  # of "NATS/1.0 503"
 _NOT_LET_IN = ("authorization violation", "authentication expired", "authentication revoked")
 
@@ -115,6 +115,7 @@ class Connection:
         self._frames: list[bytes] = []
         self._acked: set[str] = set()
         self._owed: dict[str, int] = {}
+        self._doubted: set[str] = set()
         self._refused_inbox = False
         self._checking: asyncio.Task[None] | None = None
 
@@ -217,28 +218,40 @@ class Connection:
                 self._end()
             return
         kind, subject = match.groups()
-        if kind == "subscription":
+        if kind == "subscription to":
             self._refused_inbox |= subject == f"{self._inbox}>".lower()
-        else:
+        elif kind == "publish to":
             self._on_denied(subject)
+        elif subject.startswith(self._inbox.lower()):
+            self._settle_denied([int(subject[self._skip :].partition(".")[0], 16)], False)
 
     def _on_denied(self, subject: str) -> None:
         """Tells those who wait for replies on this subject (in lower case, as nats-py hands it over).
 
         The server sends one line for each refused publish; the first one settles all that wait, the others are owed.
+        Where there have been acks, more may be on their way: they have a little time, and further lines tell nothing.
         """
         if self._owed.get(subject, 0) > 0:
             self._owed[subject] -= 1
             return
-        tokens = [token for token, waiting in self._waiting.items() if waiting.subject.lower() == subject]
-        reply = [token for token in self._waiting if self.reply_subject(token).lower() == subject]
+        if subject in self._doubted:
+            return
+        tokens = self._sent_to(subject)
         if any(self._waiting[token].subject in self._acked for token in tokens):
-            self._loop.call_later(DENIAL_GRACE_SECONDS, self._settle_denied, tokens, True)
+            self._doubted.add(subject)
+            self._loop.call_later(DENIAL_GRACE_SECONDS, self._settle_doubted, subject)
             return
         frames = sum(self._waiting[token].frames for token in tokens)
         if frames > 1 and len(self._owed) < MAX_ACKED_SUBJECTS:
             self._owed[subject] = frames - 1
-        self._settle_denied(tokens + reply, False)
+        self._settle_denied(tokens, False)
+
+    def _settle_doubted(self, subject: str) -> None:
+        self._doubted.discard(subject)
+        self._settle_denied(self._sent_to(subject), True)
+
+    def _sent_to(self, subject: str) -> list[int]:
+        return [token for token, waiting in self._waiting.items() if waiting.subject.lower() == subject]
 
     def _settle_denied(self, tokens: list[int], maybe_stored: bool) -> None:
         for token in tokens:
