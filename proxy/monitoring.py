@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from proxy.errors import encode
+from proxy.errors import BrokerRefused, Forbidden, Unauthorized, encode
 from proxy.extension import the_stations
 
 bp = Blueprint("monitoring", __name__)
@@ -36,7 +36,10 @@ def status() -> Response:
 @bp.get("/monitoring/ready")
 def ready() -> Response:
     """Ready when this worker can produce; otherwise the answer says why not."""
-    the_stations().producer.check()
+    try:
+        the_stations().producer.check()
+    except (Forbidden, Unauthorized) as error:  # of the gateway, not of whoever asks
+        raise BrokerRefused(f"the broker does not take ROOT_USER: {error.message}") from None
     return Response(_ALIVE, mimetype="application/json")
 
 
