@@ -57,8 +57,18 @@ def _on_error(error: Exception) -> Response | HTTPException:
     if isinstance(error, HTTPException):
         if error.response is not None or (error.code or 500) < 400:
             return error  # a redirect, or an answer that a route of a team's own has made
-        error = _translate(error)
+        return _answer_of_werkzeugs(error)
     return _answer(error)
+
+
+def _answer_of_werkzeugs(error: HTTPException) -> Response:
+    """Our body with the headers that belong to the error, such as `Retry-After`."""
+    unexpected = getattr(error, "original_exception", None)  # Flask's 500 for what a hook has raised
+    answer = _answer(unexpected or _translate(error))
+    for name, value in error.get_headers():
+        if name != "Content-Type":
+            answer.headers[name] = value
+    return answer
 
 
 def _translate(error: HTTPException) -> GatewayError:

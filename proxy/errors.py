@@ -18,6 +18,7 @@
         ├── TooLarge                413  body, message or batch
         ├── UnsupportedMediaType    415
         ├── KeyReused               422  the Idempotency-Key belongs to another message
+        ├── RateLimited             429
         ├── HeadersTooLarge         431
         ├── Internal                500  unexpected; the log has the details
         ├── Unavailable             503
@@ -188,6 +189,19 @@ class KeyReused(GatewayError):
     default = "this Idempotency-Key was used for a message with other bytes; take a new key for a new message"
 
 
+class RateLimited(GatewayError):
+    """More requests than this sender may make. `retry_after` is in seconds."""
+
+    status = 429
+    repeat = "safe"
+    retry_after = 1
+    default = "too many requests; try again later"
+
+    def headers(self) -> Headers:
+        """When to come back."""
+        return [("Retry-After", str(self.retry_after))]
+
+
 class HeadersTooLarge(GatewayError):
     """More header bytes or fields than the gateway takes."""
 
@@ -304,7 +318,7 @@ def _failed(index: int, error: GatewayError) -> dict[str, Any]:
 
 def of_status(status: int, message: str = "") -> GatewayError:
     """The error for an HTTP status that others found: a server, or a framework."""
-    error = _BY_STATUS.get(status, Internal if status == HTTPStatus.INTERNAL_SERVER_ERROR else BadRequest)(message)
+    error = _BY_STATUS.get(status, BadRequest)(message)
     error.status = status
     return error
 
@@ -352,7 +366,19 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase
 
 
-_BY_STATUS: dict[int, type[GatewayError]] = {
-    error.status: error
-    for error in (RouteNotFound, SlowBody, LengthRequired, TooLarge, UnsupportedMediaType, HeadersTooLarge, Overloaded)
-}
+_FOUND_BY_OTHERS: tuple[type[GatewayError], ...] = (
+    Unauthorized,
+    Forbidden,
+    RouteNotFound,
+    SlowBody,
+    LengthRequired,
+    TooLarge,
+    UnsupportedMediaType,
+    RateLimited,
+    HeadersTooLarge,
+    Internal,
+    Overloaded,
+    AckTimeout,
+)
+_BY_STATUS: dict[int, type[GatewayError]] = {error.status: error for error in _FOUND_BY_OTHERS}
+_BY_STATUS[HTTPStatus.BAD_GATEWAY] = Internal

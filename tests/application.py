@@ -7,13 +7,13 @@ import base64
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import nats
 from flask import Flask, current_app
 from flask_jwt_extended import get_jwt, jwt_required
-from werkzeug.test import EnvironBuilder, run_wsgi_app
+from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response
 
 from proxy.app import create_app
@@ -58,6 +58,20 @@ def add_team_routes(app: Flask) -> None:
         return {"user": credentials.user, "account": credentials.account}
 
 
+def through(app: Callable[..., Any], environ: dict[str, Any]) -> Response:
+    """The answer of a WSGI application; the last one that it begins, as with a server that has sent nothing yet."""
+    begun: tuple[Any, ...] = ()
+
+    def start_response(*args: Any) -> None:
+        nonlocal begun
+        begun = args
+
+    chunks = app(environ, start_response)
+    body = b"".join(chunks)
+    chunks.close()
+    return Response(body, begun[0], begun[1])
+
+
 class Api:
     """Sends requests to an application as one user, whose access token needs no log-on."""
 
@@ -73,7 +87,7 @@ class Api:
         overrides = {"REMOTE_ADDR": "127.0.0.1", **options.pop("environ_overrides", {})}
         environ = EnvironBuilder(path, method=method, **options).get_environ() | overrides
         environ = {name: value for name, value in environ.items() if value is not None}
-        return Response(*run_wsgi_app(self.app, environ, buffered=True))
+        return through(self.app, environ)
 
     def post(self, path: str, body: Any = b"", content_type: str | None = JSON, **options: Any) -> Response:
         """A POST with the token, unless `headers` bring an `Authorization` of their own (None: none at all)."""

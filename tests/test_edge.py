@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response
 
 from proxy.edge import Edge
 from proxy.errors import BrokerAway
-from tests.application import Api, settings
+from tests.application import Api, settings, through
 
 ECHOED = ("PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "HTTP_AUTHORIZATION", "RAW_URI", "REQUEST_URI", "wsgi.url_scheme")
 
@@ -30,15 +30,7 @@ def _send(
 ) -> Response:
     overrides = {"REMOTE_ADDR": "127.0.0.1", **options.pop("environ_overrides", {})}
     environ = EnvironBuilder(path, **options).get_environ() | overrides
-    return _through(Edge(app, settings(**(env or {}))), environ)
-
-
-def _through(edge: Edge, environ: dict[str, Any]) -> Response:
-    begun: list[Any] = []
-    chunks: Any = edge(environ, lambda *args: begun.extend(args))
-    body = b"".join(chunks)
-    chunks.close()
-    return Response(body, begun[0], begun[1])
+    return through(Edge(app, settings(**(env or {}))), environ)
 
 
 def _seen(**options: Any) -> dict[str, Any]:
@@ -68,7 +60,7 @@ def test_request_ids_of_ours_are_all_different() -> None:
     """Within one application and among several."""
     edges = [Edge(_echo, settings()) for _ in range(3)]
     environ = EnvironBuilder("/").get_environ()
-    answers = [_through(edge, dict(environ)) for edge in edges for _ in range(50)]
+    answers = [through(edge, dict(environ)) for edge in edges for _ in range(50)]
     assert len({answer.headers["X-Request-Id"] for answer in answers}) == 150
 
 

@@ -54,6 +54,7 @@ TRUTH = {
     "TooLarge": (413, "no", "never"),
     "UnsupportedMediaType": (415, "no", "never"),
     "KeyReused": (422, "no", "never"),
+    "RateLimited": (429, "no", "safe"),
     "HeadersTooLarge": (431, "no", "never"),
     "Internal": (500, "unknown", "with-key"),
     "Unavailable": (503, "no", "safe"),
@@ -98,7 +99,7 @@ def test_only_what_may_help_is_called_safe_to_repeat(name: str) -> None:
     """`stored: unknown` is never called safe without a key, and a fault of the sender's is not worth repeating."""
     error = CLASSES[name]("x")
     assert (error.repeat == "with-key") == (error.stored == "unknown")
-    assert (error.repeat == "never") == (error.status < 500 and error.status != 408)
+    assert (error.repeat == "never") == (error.status < 500 and error.status not in (408, 429))
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -139,9 +140,9 @@ def test_problem_details_are_given_to_those_who_ask(accept: str, problem: bool) 
     assert (_answer(BadBody("x"), accept=accept)[1]["Content-Type"] == PROBLEM) == problem
 
 
-@pytest.mark.parametrize("name", [name for name, (status, _, _) in TRUTH.items() if status == 503])
-def test_unavailable_says_when_to_come_back(name: str) -> None:
-    """Every 503 has `Retry-After`, in whole seconds."""
+@pytest.mark.parametrize("name", [name for name, (status, _, _) in TRUTH.items() if status in (429, 503)])
+def test_what_may_be_repeated_later_says_when(name: str) -> None:
+    """Every 429 and 503 has `Retry-After`, in whole seconds."""
     assert int(dict(_answer(CLASSES[name]("x"))[1])["Retry-After"]) >= 1
 
 
