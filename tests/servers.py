@@ -143,6 +143,13 @@ class NatsServer:
         self.stop()
         self.start()
 
+    def reload(self) -> None:
+        """Makes it take its changed configuration while it runs."""
+        done = "Reloaded server configuration"
+        before = self.log().count(done)
+        os.kill(self.pid, signal.SIGHUP)
+        eventually(lambda: self.log().count(done) > before)
+
     def pause(self) -> None:
         """Makes it fall silent, its connections open; `resume` wakes it."""
         os.kill(self.pid, signal.SIGSTOP)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable
 
@@ -37,9 +35,7 @@ def users(permissions: str, password: str = "a") -> str:
 def reload(server: NatsServer, config: str) -> None:
     """Gives the running server another configuration."""
     server.config(config)
-    before = server.log().count("Reloaded server configuration")
-    os.kill(server.pid, signal.SIGHUP)
-    eventually(lambda: server.log().count("Reloaded server configuration") > before)
+    server.reload()
 
 
 @pytest.fixture
