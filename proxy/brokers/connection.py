@@ -207,7 +207,7 @@ class Connection:
         status = headers[_STATUS].decode() if headers and headers[8:9] == b" " else None
         if status is None and len(self._acked) < MAX_ACKED_SUBJECTS:
             self._acked.add(waiting.subject)
-        item = int(rest.split(b".")[2]) if rest else waiting.item
+        item = int(rest.split(b".")[2]) if rest and waiting.frames > 1 else waiting.item
         waiting.owner.answered(item, data, status)
 
     async def on_error(self, error: Exception) -> None:

@@ -71,6 +71,8 @@ class Group:
 
     def answered(self, n: int, data: bytes, status: str | None) -> None:
         """A reply to the `n`-th message."""
+        if not 0 < n <= len(self._members):
+            return  # whoever listens to a station can answer on any subject below the inbox
         answer = answers.decode(data) if status is None else None
         if status is not None:
             self._hear(n, lambda delivery, index: delivery.answered(index, data, status))

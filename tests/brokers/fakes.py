@@ -15,7 +15,7 @@ Answer = Callable[["FakeNats", "Published"], bytes]
 
 
 class Published(NamedTuple):
-    """A message that a client has published: `number` counts from 1 over all connections."""
+    """A message that a client has published: `number` counts those of its subject, from 1, over all connections."""
 
     number: int
     subject: str
@@ -84,11 +84,13 @@ class FakeNats(FakeServer):
     """A NATS server that lets everyone in and leaves the answer to each publish to `answer`.
 
     `answer(server, published)` returns the bytes to send back; raising `ConnectionError` ends the connection. `greet`
-    is called before the `INFO` of each connection with its number.
+    is called before the `INFO` of each connection with its number. Connections whose number is in `mute` get no sign of
+    life.
     """
 
     def __init__(self, answer: Answer, greet: Callable[[int], object] = lambda number: None) -> None:
         self.published: list[Published] = []
+        self.mute: set[int] = set()
         self._answer, self._greet = answer, greet
         super().__init__()
 
@@ -97,11 +99,12 @@ class FakeNats(FakeServer):
         self._greet(number)
         client.sendall(INFO)
         for line, content in self._commands(client):
-            if line == b"PING":
+            if line == b"PING" and number not in self.mute:
                 client.sendall(b"PONG\r\n")
             elif line.startswith((b"PUB ", b"HPUB ")):
-                words = line.decode().split()
-                published = Published(len(self.published) + 1, words[1], words[2], content, number)
+                _, subject, answer_to, *_ = line.decode().split()
+                count = 1 + sum(before.subject == subject for before in self.published)
+                published = Published(count, subject, answer_to, content, number)
                 self.published.append(published)
                 client.sendall(self._answer(self, published))
 
@@ -114,6 +117,20 @@ class FakeNats(FakeServer):
                 content = stream.read(size)
                 self.received += content
                 yield line.rstrip(b"\r\n"), content[:-2]
+
+
+def station(answer: Answer) -> Answer:
+    """The answers of a server that has the station `orders`, with a duplicate window of two minutes."""
+    api = {
+        "$JS.API.STREAM.NAMES": b'{"streams":["orders"]}',
+        "$JS.API.STREAM.INFO.orders": b'{"config":{"duplicate_window":120000000000}}',
+    }
+
+    def answer_all(server: FakeNats, published: Published) -> bytes:
+        known = api.get(published.subject)
+        return reply(published, known) if known else answer(server, published)
+
+    return answer_all
 
 
 def reply(published: Published, payload: bytes) -> bytes:
