@@ -1,0 +1,1 @@
+"""Benchmarks of the gateway: `benchmarks/run --help`. What they measure and how: `docs/performance.md`."""
