@@ -34,6 +34,7 @@ DENIAL_GRACE_SECONDS = 0.25
 MAX_ACKED_SUBJECTS = 10_000
 
 _DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
+_REPLY = re.compile(rb"([0-9a-f]{1,16})(?:\.\d+\.fail\.(\d{1,9})\.\d\.\$FI)?")  # token, number in a group
 _STATUS = slice(9, 12)  # of "NATS/1.0 503"
 _NOT_LET_IN = ("authorization violation", "authentication expired", "authentication revoked")
 
@@ -200,14 +201,15 @@ class Connection:
             self._checking = None
 
     def _on_reply(self, subject: bytes, data: bytes, headers: bytes | None) -> None:
-        token, _, rest = subject[self._skip :].partition(b".")
-        waiting = self._waiting.get(int(token, 16))
-        if waiting is None:
+        """Anyone who listens to a station may send something here: what has not the form of a reply is none."""
+        match = _REPLY.fullmatch(subject, self._skip)
+        waiting = self._waiting.get(int(match[1], 16)) if match else None
+        if match is None or waiting is None:
             return
-        status = headers[_STATUS].decode() if headers and headers[8:9] == b" " else None
+        status = headers[_STATUS].decode("latin-1") if headers and headers[8:9] == b" " else None
         if status is None and len(self._acked) < MAX_ACKED_SUBJECTS:
             self._acked.add(waiting.subject)
-        item = int(rest.split(b".")[2]) if rest and waiting.frames > 1 else waiting.item
+        item = int(match[2]) if match[2] and waiting.frames > 1 else waiting.item
         waiting.owner.answered(item, data, status)
 
     async def on_error(self, error: Exception) -> None:

@@ -222,3 +222,22 @@ def test_a_silent_server_is_left_for_another_connection(fake: Fakes, producing: 
     assert producing(server, 10).single(ROOT, ORDERS, b"x", ()) == Ack(1, None)
     assert [message.connection for message in published(server)] == [FIRST, FIRST + 1]
     eventually(lambda: server.open == 1)
+
+
+JUNK = (".x", ".1.fail", ".1.fail.x.1.$FI", ".1.fail.-1.1.$FI")
+
+
+@pytest.mark.parametrize("tail", JUNK)
+def test_junk_below_the_inbox_settles_nothing_and_ends_no_session(fake: Fakes, producing: Producing, tail: str) -> None:
+    """Whoever listens to a station can send there: what is no reply is thrown away, the stream's word counts."""
+
+    def answer(server: FakeNats, message: Published) -> bytes:
+        junk = message._replace(reply=message.reply + tail)
+        below = message._replace(reply=message.reply.rsplit(".", 1)[0] + tail)
+        forged = b'{"stream":"orders","seq":9}'
+        return reply(junk, forged) + reply(below, forged) + ack(message)
+
+    server = fake(answer)
+    started = producing(server)
+    assert [started.single(ROOT, ORDERS, b"x", ()).sequence for _ in range(2)] == [1, 1]
+    assert {message.connection for message in published(server)} == {FIRST}
