@@ -9,6 +9,7 @@ import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import nats
@@ -202,3 +203,13 @@ def connections(server: NatsServer) -> list[dict[str, Any]]:
 def sessions(server: NatsServer, user: str = "root") -> int:
     """How many connections that user has."""
     return sum(connection.get("authorized_user") == user for connection in connections(server))
+
+
+def unread(server: NatsServer) -> int:
+    """How many bytes wait for the server to read them; it is not asked."""
+    waiting = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, _, queues, *_ = line.split()
+        if local == f"0100007F:{server.port:04X}":
+            waiting += int(queues.partition(":")[2], 16)
+    return waiting
