@@ -32,7 +32,7 @@ class AtomicDelivery(Delivery):
         session = self.session
         if session is None or self._results[0] is not None:
             return
-        self._alone = True
+        self.alone = True
         try:
             too_large = session.publish_atomic(self)
         except GatewayError as error:

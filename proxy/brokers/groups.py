@@ -148,6 +148,7 @@ class Gatherer:
         """Sends messages at the end of this turn, each with an answer of its own."""
         connection = self._connection
         for delivery, index, head, payload in rows:
+            delivery.alone = True  # it has replies of its own to forget
             token = delivery.token + index
             frame = frames.publish(subject, connection.reply_subject(token), head, payload)
             connection.send(delivery, index, token, subject, frame)

@@ -63,7 +63,6 @@ class Delivery:
 
     __slots__ = (
         "_again",
-        "_alone",
         "_done",
         "_first_sent",
         "_flying",
@@ -78,6 +77,7 @@ class Delivery:
         "_tasks",
         "_unanswered",
         "_why",
+        "alone",
         "deadline",
         "grouped",
         "messages",
@@ -108,7 +108,7 @@ class Delivery:
         self._unanswered: set[int] = set()
         self._reading: dict[int, Ack] = {}
         self._first_sent = self._looked = 0.0
-        self._alone = self._looking = self._repeating = False
+        self.alone = self._looking = self._repeating = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._why: GatewayError | None = None
         reply.on_abandon = self.expire
@@ -133,7 +133,6 @@ class Delivery:
         if session is None:
             return
         unsettled = [index for index in indexes if self._results[index] is None]
-        self._alone = self._alone or not grouped
         self._flying.update(dict.fromkeys(unsettled, self._loop.time()))
         for index in session.publish(self, unsettled, grouped):
             del self._flying[index]
@@ -323,7 +322,7 @@ class Delivery:
         self._results[index] = result
         self._flying.pop(index, None)
         self._again.discard(index)
-        if self._alone and self.session is not None:
+        if self.alone and self.session is not None:
             self.session.forget(self.token + index)
         self._open -= 1
         if not self._open:

@@ -9,11 +9,12 @@ from typing import Any, cast
 import pytest
 
 from proxy.brokers.groups import TOO_MANY_BATCHES, Batch, Group
+from proxy.brokers.session import Session
 from proxy.errors import BatchFailed, GatewayError
 from proxy.messages import station_named
 from proxy.producer import Producer
 from tests.brokers.tools import ROOT, USERS, Operator, outcomes, settings
-from tests.servers import NatsServer
+from tests.servers import NatsServer, eventually
 
 ORDERS = station_named("orders")
 SMALL, LARGE = b"s" * 10, b"L" * 2000
@@ -123,6 +124,20 @@ def test_a_repeated_batch_with_the_same_key_is_stored_once(server: NatsServer, p
 def test_a_group_for_an_absent_station_says_so_for_each(producer: Producer) -> None:
     """No stream listens: every message is not stored, with 404."""
     assert produce(producer, [SMALL] * 3) == [(n, 404, "no") for n in range(3)]
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("count", [1, 3])
+def test_nothing_is_kept_of_what_was_answered(
+    server: NatsServer, producer: Producer, batched: bool, count: int
+) -> None:
+    """Alone or in a group, with batches or without: a message that is settled is waited for no longer."""
+    Operator(server).add("orders", allow_batched=batched)
+    for _ in range(3):
+        assert produce(producer, [SMALL] * count) == []
+    (link,) = producer._pool._links.values()
+    session = cast(Session, link.session)
+    eventually(lambda: session.connection.waiting == 0)
 
 
 class Recorder:
