@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import client, servers
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, Case
 from benchmarks.load import Answers
 from benchmarks.measure import Memory
 from benchmarks.rounds import FAILURES, Bench, MessagesLost, Sample, prove
@@ -24,6 +24,7 @@ _START_WITHIN = 30.0
 _MOST_BYTES = 256 << 20
 _GROWTH, _GROWTH_MIB = 1.10, 2.0
 _TRAFFIC = CASES["single-64"]
+_SOAKED = (_TRAFFIC, CASES["single-1"])  # messages sent in groups, and each on its own
 _IDLE = CASES["idle"]
 
 
@@ -48,9 +49,10 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Soak:
-    """A long run; memory (PSS, MiB) of the largest process and of the broker at start, middle and end."""
+    """A long run of one case; memory (PSS, MiB) of the largest process and of the broker at start, middle and end."""
 
     server: str
+    case: str
     minutes: float
     answers: Answers
     stored: int
@@ -122,32 +124,33 @@ def _sizes(sample: Sample) -> tuple[float, float]:
 
 
 def measure_soak(bench: Bench, directory: Path, names: Sequence[str], minutes: float) -> list[Soak]:
-    """Sends single messages for so long; memory that grows on the way is a failure, which the bench is told."""
+    """Sends single messages, for so long in each case; memory that grows is a failure, which the bench is told."""
     found = []
     for name in names:
         print(f"measuring soak of {name} ...", file=sys.stderr, flush=True)
         with contextlib.ExitStack() as stack:
             for contestant in servers.start_all(stack, directory / "soak", [name], bench.broker.url):
                 try:
-                    found.append(_soak(bench, contestant, minutes))
+                    found += [_soak(bench, case, contestant, minutes) for case in _SOAKED]
                 except (*FAILURES, MessagesLost) as error:
                     bench.fail(f"soak: {name}: {error}")
     for soak in found:
-        if soak.worker_mib[2] > soak.worker_mib[0] * _GROWTH + _GROWTH_MIB:
-            bench.fail(f"soak: {soak.server}: memory has grown: {soak.worker_mib} MiB at start, middle and end")
+        start, _, end = soak.worker_mib
+        if end > start * _GROWTH + _GROWTH_MIB:
+            bench.fail(f"soak: {soak.server}, {soak.case}: memory has grown from {start:.0f} to {end:.0f} MiB")
     return found
 
 
-def _soak(bench: Bench, contestant: Contestant, minutes: float) -> Soak:
-    requests = bench.requests(_TRAFFIC, contestant)
+def _soak(bench: Bench, case: Case, contestant: Contestant, minutes: float) -> Soak:
+    requests = bench.requests(case, contestant)
+    bench.streams.make(case.stations, _MOST_BYTES)
     prove(contestant, requests[0])
-    bench.load.run(contestant.url, requests, _TRAFFIC.connections, bench.seconds)
-    bench.streams.make(_TRAFFIC.stations, _MOST_BYTES)
+    bench.load.run(contestant.url, requests, case.connections, bench.seconds)
     before = bench.streams.stored()
     with Memory(contestant.pids()) as worker, Memory([bench.broker.pid]) as broker:
-        answers = bench.load.run(contestant.url, requests, _TRAFFIC.connections, max(1, round(minutes * 60)))
-    stored = bench.check(_TRAFFIC, answers, before, limited=True)
-    return Soak(contestant.name, minutes, answers, stored, _course(worker), _course(broker))
+        answers = bench.load.run(contestant.url, requests, case.connections, max(1, round(minutes * 60)))
+    stored = bench.check(case, answers, before, limited=True)
+    return Soak(contestant.name, case.name, minutes, answers, stored, _course(worker), _course(broker))
 
 
 def _course(memory: Memory) -> tuple[float, float, float]:

@@ -45,13 +45,13 @@ def _first_line(command: list[str]) -> str:
     return (ran.stdout.splitlines() or ["unknown"])[0].split(" Copyright")[0]
 
 
-def facts(machine: dict[str, Any], others: float) -> str:
-    """One paragraph on the machine, for people."""
+def facts(machine: dict[str, Any], others: float | None) -> str:
+    """One paragraph on the machine, for people; `others` is the share of it that other programs used."""
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
+    busy = "" if others is None else f" Other programs used {others:.0%} of the machine meanwhile (median)."
     return (
         f"Measured on {machine['cores']} cores of {machine['processor']}, {machine['system']}, "
-        f"Python {machine['python']}, {packages}, {machine['nats-server']}, {machine['wrk']}. "
-        f"Other programs used {others:.0%} of the machine meanwhile (median)."
+        f"Python {machine['python']}, {packages}, {machine['nats-server']}, {machine['wrk']}.{busy}"
     )
 
 

@@ -15,7 +15,7 @@ from benchmarks.servers import MAIN, VARIANTS
 ALONE = {
     "start": "seconds from the start, with the embedded broker, to the first acknowledged message",
     "memory": "PSS of each variant alone: started, under traffic, with idle connections",
-    "soak": "single-64 for minutes; the memory must not grow",
+    "soak": "single-64 and single-1, for minutes each; the memory must not grow",
 }
 _RESULTS = Path(__file__).parent / "results"
 
@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--load", choices=("wrk", "builtin"), default="wrk", help="what makes the load (wrk)")
     add("--rounds", type=int, help="rounds of each case (5)")
     add("--seconds", type=int, help="seconds of a round (5)")
-    add("--soak", type=float, metavar="MINUTES", help="how long the soak lasts (10)")
-    add("--quick", action="store_true", help="3 rounds of 2 seconds, half a minute of soak")
+    add("--soak", type=float, metavar="MINUTES", help="how long each part of the soak lasts (10)")
+    add("--quick", action="store_true", help="3 rounds of 2 seconds, twice half a minute of soak")
     add("--json", type=Path, metavar="FILE", help="where all samples go (benchmarks/results/<time>.json)")
     add("--write", type=Path, metavar="FILE", help="document whose results section is replaced, if nothing failed")
     return parser

@@ -89,9 +89,9 @@ def _most(values: Iterable[float | None]) -> float | None:
     return max(_known(values), default=None)
 
 
-def others_share(samples: Sequence[Sample], cores: int) -> float:
-    """How much of the machine other programs used while we measured; the median."""
-    return _median(sample.others_cpu / (sample.seconds * cores) for sample in samples) or 0.0
+def others_share(samples: Sequence[Sample], cores: int) -> float | None:
+    """How much of the machine other programs used while we measured; the median. `None` without samples."""
+    return _median(sample.others_cpu / (sample.seconds * cores) for sample in samples)
 
 
 # ---- Markdown ------------------------------------------------------------------------------------------------------
@@ -153,10 +153,11 @@ def memory_section(footprints: Sequence[Footprint]) -> str:
 
 def soak_section(soaks: Sequence[Soak]) -> str:
     """The table of the soak."""
-    heads = ["server", "minutes", "messages", "requests/s", "errors", "worker MiB", "broker MiB"]
+    heads = ["server", "case", "minutes", "messages", "requests/s", "errors", "worker MiB", "broker MiB"]
     lines = [
         [
             one.server,
+            one.case,
             f"{one.minutes:g}",
             f"{one.stored:,}",
             f"{one.answers.good / one.answers.seconds:,.0f}",
@@ -166,7 +167,7 @@ def soak_section(soaks: Sequence[Soak]) -> str:
         ]
         for one in soaks
     ]
-    return section("soak: single-64 for long; memory (PSS) at start, middle and end", [table(heads, lines)])
+    return section("soak: memory (PSS) at start, middle and end of a long run", [table(heads, lines)])
 
 
 def _pair(sizes: tuple[float, float]) -> Cell:
