@@ -41,12 +41,12 @@ class Row:
 def rows(samples: Sequence[Sample], peer: str | None) -> list[Row]:
     """One row for each server of one case, in the order in which they ran."""
     names = list(dict.fromkeys(sample.server for sample in samples))
-    yardstick = {sample.round: sample for sample in samples if sample.server == peer}
-    return [_row([sample for sample in samples if sample.server == name], yardstick) for name in names]
+    reference = {sample.round: sample for sample in samples if sample.server == peer}
+    return [_row([sample for sample in samples if sample.server == name], reference) for name in names]
 
 
-def _row(samples: Sequence[Sample], yardstick: dict[int, Sample]) -> Row:
-    pairs = [(sample, yardstick[sample.round]) for sample in samples if sample.round in yardstick]
+def _row(samples: Sequence[Sample], reference: dict[int, Sample]) -> Row:
+    pairs = [(sample, reference[sample.round]) for sample in samples if sample.round in reference]
     return Row(
         server=samples[0].server,
         requests=statistics.median(map(_requests, samples)),
