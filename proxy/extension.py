@@ -12,16 +12,19 @@ from typing import Any, NamedTuple
 
 from flask import current_app, request
 
+import schemas
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import Unauthorized
+from proxy.errors import BadBody, BadHeader, Unauthorized
 from proxy.messages import Ack, Station, station_named
 from proxy.producer import Producer
-from proxy.shaping import HeaderFilter, HeaderPairs
+from proxy.shaping import HeaderFilter, HeaderPairs, check_headers
 from proxy.tokens import Caller, Tokens
+from schemas.stations import Key
 
 OUTCOME = "stations.outcome"  # what the lane met, for Flask to answer
 MAX_PROVED = 10_000
+_KEY = Key()
 
 Answer = Callable[["Stations", Credentials, Station, Mapping[str, Any], bytes], bytes]
 
@@ -75,8 +78,25 @@ class Stations:
         A `str` is stored as UTF-8. `headers` are (name, value) pairs; `key` is a de-duplication id. Raises a
         `GatewayError`, which becomes the answer if the route lets it pass.
         """
-        payload = message.encode() if isinstance(message, str) else message
-        return self.producer.single(self.caller().credentials, station_named(station), payload, headers, key)
+        check_headers(headers)
+        _check_key(key)
+        credentials = self.caller().credentials
+        return self.producer.single(credentials, station_named(station), _payload(message), tuple(headers), key)
+
+
+def _payload(message: bytes | str) -> bytes:
+    try:
+        return message.encode() if isinstance(message, str) else message
+    except UnicodeEncodeError:
+        raise BadBody("the message has half a surrogate pair in it, which UTF-8 cannot hold") from None
+
+
+def _check_key(key: str) -> None:
+    if key:
+        try:
+            schemas.load(_KEY, {"key": key})
+        except BadBody as error:
+            raise BadHeader(error.message) from None
 
 
 def the_stations() -> Stations:

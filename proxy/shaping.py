@@ -47,6 +47,7 @@ _NEVER = re.compile(
     r".*(?:token|secret|auth|password|api-key|apikey|session|csrf|jwt).*"
 )
 _UNSAFE = re.compile(r"[\r\n\0]")
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 
 
 @functools.lru_cache(maxsize=256)
@@ -213,6 +214,15 @@ class HeaderFilter:
             return ""
         stored = name[4:] if name.startswith("msg-") else name
         return "" if _NEVER.fullmatch(name) or _NEVER.fullmatch(stored) else stored
+
+
+def check_headers(pairs: HeaderPairs) -> None:
+    """Sees that the headers which a program gives are names and values of one line. Raises `BadHeader`."""
+    for name, value in pairs:
+        if not _HEADER_NAME.fullmatch(name):
+            raise BadHeader(f"{name!r} is no name of a header")
+        if _UNSAFE.search(value):
+            raise BadHeader(f"header {name} has a line break or NUL in it")
 
 
 def _checked(pairs: list[tuple[str, str]]) -> HeaderPairs:

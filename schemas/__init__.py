@@ -22,8 +22,8 @@ def load(shape: Schema, body: Any) -> dict[str, Any]:
 def _faults(messages: dict[str, Any], place: str = "") -> Iterator[str]:
     """Marshmallow's nested messages as lines like `username: Missing data for required field.`"""
     for name, fault in messages.items():
-        here = f"{place}.{name}" if place else str(name)
+        here = place if name == "_schema" else f"{place}.{name}" if place else str(name)
         if isinstance(fault, dict):
             yield from _faults(fault, here)
         else:
-            yield f"{here}: {' '.join(map(str, fault))}" if name != "_schema" else " ".join(map(str, fault))
+            yield f"{here}: {' '.join(map(str, fault))}" if here else " ".join(map(str, fault))

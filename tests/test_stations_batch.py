@@ -132,7 +132,7 @@ def test_the_good_ones_are_stored_although_others_fail(
     answer = cramped.batch(station, f"[1,{LONG},3,{LONG},5]".encode(), Prefer=prefer)
     body = answer.get_json()
     assert payloads(narrow, station) == [b"1", b"3", b"5"]
-    assert (answer.status_code, body["stored"], body["repeat"]) == (400, "partly", "with-key")
+    assert (answer.status_code, body["stored"], body["repeat"]) == (400, "partly", "never")
     assert (body["error"], body["fail"], body["sent"], body["success"]) == ("2 of 5 messages failed", 2, 3, False)
     assert [(entry["index"], entry["status"], entry["stored"]) for entry in body["failed"]] == [
         (1, 413, "no"),
