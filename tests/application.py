@@ -58,7 +58,14 @@ def add_team_routes(app: Flask) -> None:
         return {"user": credentials.user, "account": credentials.account}
 
 
-def through(app: Callable[..., Any], environ: dict[str, Any]) -> Response:
+class Answer(Response):
+    """What an application has answered, and nothing that werkzeug would add."""
+
+    default_mimetype = None
+    automatically_set_content_length = False
+
+
+def through(app: Callable[..., Any], environ: dict[str, Any]) -> Answer:
     """The answer of a WSGI application; the last one that it begins, as with a server that has sent nothing yet."""
     begun: tuple[Any, ...] = ()
 
@@ -69,7 +76,7 @@ def through(app: Callable[..., Any], environ: dict[str, Any]) -> Response:
     chunks = app(environ, start_response)
     body = b"".join(chunks)
     chunks.close()
-    return Response(body, begun[0], begun[1])
+    return Answer(body, begun[0], begun[1])
 
 
 class Api:
