@@ -21,7 +21,7 @@ from proxy.messages import Manner, Message, Station
 
 TICK_SECONDS = 0.25
 RETRY_SECONDS = 0.5
-REFUSAL_SECONDS = 0.5
+REFUSAL_SECONDS = 0.51  # half a second at least: the loop's clock counts in milliseconds
 AWAY_MEMORY_SECONDS = 15.0
 
 Identity = tuple[str, str, bytes]
@@ -166,16 +166,24 @@ class Pool:
     async def _open_session(self, link: Link) -> None:
         try:
             session = await self._broker.connect(link.credentials)
-        except (BrokerAway, BrokerRefused):
+        except BrokerAway as error:
             self._away_seen = self._loop.time()
-            link.retry_at = self._away_seen + RETRY_SECONDS
             self._away_since = self._away_since or self._away_seen
+            self._delay(link, error)
+        except BrokerRefused as error:  # for this user: others may be let in
+            self._delay(link, error)
         except GatewayError as error:
             self._refuse(link, error)
         else:
             self._adopt(link, session)
         finally:
             link.opening = False
+
+    def _delay(self, link: Link, error: GatewayError) -> None:
+        """No session can be had now; those who wait for it are told why if none can be had in their time."""
+        link.retry_at = self._loop.time() + RETRY_SECONDS
+        for delivery in link.deliveries:
+            delivery.delayed(error)
 
     def _is_away(self, now: float) -> bool:
         """Whether the broker has been seen away lately, and for longer than a produce may wait."""
@@ -185,6 +193,9 @@ class Pool:
 
     def _adopt(self, link: Link, session: Session) -> None:
         self._away_since = None
+        if link.session is not None:  # a log-on has brought one meanwhile
+            self._do(session.close())
+            return
         link.session = session
         session.on_end(lambda: self._on_end(link, session))
         for delivery in list(link.deliveries):
@@ -192,6 +203,8 @@ class Pool:
 
     def _refuse(self, link: Link, error: GatewayError) -> None:
         """The broker does not take this user: so is told to everyone who waits for the session."""
+        if link.session is not None:  # a log-on has brought one meanwhile
+            return
         self._links.pop(link.credentials.identity, None)
         for delivery in list(link.deliveries):
             delivery.refuse(error)
@@ -212,7 +225,9 @@ class Pool:
         for identity, link in list(self._links.items()):
             if link.deliveries:
                 self._tend(link, now)
-            elif link.session is None and not link.opening:
+            elif link.opening:
+                continue  # a place that is dropped now could not close what is about to come
+            elif link.session is None:
                 del self._links[identity]
             elif now - link.used > self._config.session_idle_seconds:
                 self._drop(identity)

@@ -225,6 +225,10 @@ class Delivery:
             self._unanswered.add(index)
             self._again.add(index)
 
+    def delayed(self, why: GatewayError) -> None:
+        """No session can be had now, for that reason."""
+        self._why = why
+
     def refuse(self, error: GatewayError) -> None:
         """Ends the delivery: no session can be had, for that reason."""
         for index in range(len(self._results)):

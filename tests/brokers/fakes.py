@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -27,12 +28,14 @@ class Published(NamedTuple):
 class FakeServer:
     """Accepts connections on 127.0.0.1, says `greeting`, and keeps all bytes that come.
 
-    `open` is the number of connections that are open now, `received` what all of them sent.
+    `open` is the number of connections that are open now, `received` what all of them sent, `accepted_at` when the
+    last one came.
     """
 
     def __init__(self, greeting: bytes = b"") -> None:
         self.received = b""
         self.open = self.accepted = 0
+        self.accepted_at = 0.0
         self._greeting = greeting
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads = [threading.Thread(target=self._accept, name="fake server")]
@@ -63,6 +66,7 @@ class FakeServer:
             while True:
                 client, _ = self._listener.accept()
                 self.accepted += 1
+                self.accepted_at = time.monotonic()
                 self.open += 1
                 self._clients.append(client)
                 self._threads.append(threading.Thread(target=self._run, args=(client, self.accepted), name="fake"))

@@ -206,10 +206,9 @@ def sessions(server: NatsServer, user: str = "root") -> int:
 
 
 def unread(server: NatsServer) -> int:
-    """How many bytes wait for the server to read them; it is not asked."""
-    waiting = 0
+    """How many connections have bytes that the server has not read; it is not asked."""
+    count = 0
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, _, queues, *_ = line.split()
-        if local == f"0100007F:{server.port:04X}":
-            waiting += int(queues.partition(":")[2], 16)
-    return waiting
+        count += local == f"0100007F:{server.port:04X}" and not queues.endswith(":00000000")
+    return count
