@@ -45,6 +45,12 @@ def alive(pid: int) -> bool:
     return False
 
 
+def pause(pid: int) -> None:
+    """Stops a process, and waits until each of its threads stands still; SIGCONT wakes it."""
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: all(_stat_of(path)[0] == "T" for path in Path(f"/proc/{pid}/task").iterdir()))
+
+
 def children(pid: int) -> set[int]:
     """The child processes that run; read from the kernel's own lists where it keeps them, which is much quicker."""
     lists = list(Path(f"/proc/{pid}/task").glob("*/children"))
@@ -152,8 +158,7 @@ class NatsServer:
 
     def pause(self) -> None:
         """Makes it fall silent, its connections open; `resume` wakes it."""
-        os.kill(self.pid, signal.SIGSTOP)
-        eventually(lambda: all(_stat_of(path)[0] == "T" for path in Path(f"/proc/{self.pid}/task").iterdir()))
+        pause(self.pid)
 
     def resume(self) -> None:
         """Ends a pause."""
