@@ -198,10 +198,9 @@ def test_the_same_key_of_two_users_is_not_the_same_id(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("create", ["true", "false"])
-def test_an_account_without_jetstream_is_told_so(nats_server: Servers, producer: Producers, create: str) -> None:
+def test_an_account_without_jetstream_is_told_so(nats_server: Servers, producer: Producers) -> None:
     """The station is not called absent: nobody could know."""
-    env = {"AUTO_CREATE_STATIONS": create, "PRODUCE_TIMEOUT_SECONDS": "1"}
+    env = {"AUTO_CREATE_STATIONS": "true", "PRODUCE_TIMEOUT_SECONDS": "1"}
     error = failure(producer(settings(nats_server(ACCOUNTS).url, **env)).single, ROOT, ORDERS, b"x", ())
     assert facts(error) == ("BrokerRefused", "no", "safe")
     assert "JetStream" in error.message

@@ -209,7 +209,7 @@ def test_what_may_be_stored_is_not_repeated_when_the_station_has_forgotten_its_i
     """The repeat could be stored beside the first attempt."""
     operator = Operator(server)
     operator.api("STREAM.UPDATE.orders", **{**operator.config("orders"), "duplicate_window": 100_000_000})
-    started = ready(producer(settings(server.url, PRODUCE_TIMEOUT_SECONDS="2")))
+    started = ready(producer(settings(server.url, PRODUCE_TIMEOUT_SECONDS="1.5")))
     result = in_flight(server, submit, lambda: failure(started.batch, ROOT, ORDERS, BATCH, ()))
     server.kill()
     server.start()
@@ -224,7 +224,7 @@ def test_the_settings_window_counts_for_users_who_may_not_look(
     """Nothing else is known of the station."""
     who = "user: root, password: memphis"
     server = nats_server(f"authorization {{ users: [{{ {who}, permissions: {{ publish: 'orders.final' }} }}] }}")
-    started = ready(producer(settings(server.url, PRODUCE_TIMEOUT_SECONDS="2", DUPLICATE_WINDOW_SECONDS="0.1")))
+    started = ready(producer(settings(server.url, PRODUCE_TIMEOUT_SECONDS="1.5", DUPLICATE_WINDOW_SECONDS="0.1")))
     result = in_flight(server, submit, lambda: failure(started.single, ROOT, ORDERS, b"x", ()))
     server.kill()
     server.start()
