@@ -64,6 +64,7 @@ class Delivery:
     __slots__ = (
         "_again",
         "_done",
+        "_finding",
         "_first_sent",
         "_flying",
         "_looked",
@@ -108,7 +109,7 @@ class Delivery:
         self._unanswered: set[int] = set()
         self._reading: dict[int, Ack] = {}
         self._first_sent = self._looked = 0.0
-        self.alone = self._looking = self._repeating = False
+        self.alone = self._looking = self._finding = self._repeating = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._why: GatewayError | None = None
         reply.on_abandon = self.expire
@@ -168,7 +169,8 @@ class Delivery:
             return
         if self._flying:
             self._look_for_silence(now)
-        self._repeat()
+        if not self._finding:
+            self._repeat()
 
     def _look_for_silence(self, now: float) -> None:
         session = self.session
@@ -285,6 +287,9 @@ class Delivery:
         """No stream listens: asks whether the station exists, once a second at most."""
         now = self._loop.time()
         if not self._looking and (not self._looked or now - self._looked >= LOOK_SECONDS):
+            # Until the first answer is there the station may have to be created. What is repeated before that would be
+            # refused once more, and come after what is repeated then.
+            self._finding = not self._looked
             self._looking, self._looked = True, now
             self._do(self._ensure())
 
@@ -299,7 +304,7 @@ class Delivery:
             for index in sorted(self._again):
                 self._settle(index, self._truthful(index, error))
         finally:
-            self._looking = False
+            self._looking = self._finding = False
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
