@@ -100,8 +100,11 @@ def _body() -> bytes:
     if request.environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("send the body without Content-Encoding")
     body = request.get_data(cache=False)
-    if request.content_length is None and len(body) == request.max_content_length:
+    length = request.content_length
+    if length is None and len(body) == request.max_content_length:
         _see_that_it_ends()
+    if length is not None and len(body) < length:  # some servers hand over what has come
+        raise BadBody("the body ended before its Content-Length")
     return body
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flask
@@ -14,7 +15,7 @@ from werkzeug.test import EnvironBuilder
 
 from proxy.app import create_app
 from proxy.config import Config
-from proxy.errors import KeyReused
+from proxy.errors import AckTimeout, KeyReused
 from proxy.extension import MAX_PROVED
 from proxy.lane import Lane
 from tests.servers import NatsServer
@@ -46,12 +47,20 @@ class Site:
         self.token = answer.json["jwt"]
         return self
 
-    def post(self, path: str, body: bytes, content_type: str = TEXT, **headers: str) -> Answered:
-        """Sends a request with the token."""
+    def post(
+        self,
+        path: str,
+        body: bytes,
+        content_type: str = TEXT,
+        *,
+        environ: Mapping[str, Any] | None = None,
+        **headers: str,
+    ) -> Answered:
+        """Sends a request with the token; `environ` replaces parts of what the server hands over."""
         given = {"Authorization": f"Bearer {self.token}", "X-Request-Id": "r1"}
         given |= {name.replace("_", "-"): value for name, value in headers.items()}
         builder = EnvironBuilder(path, method="POST", data=body, content_type=content_type, headers=given)
-        environ = builder.get_environ()
+        environ = {**builder.get_environ(), **(environ or {})}
         begun: list[Any] = []
         chunks: Any = self.app.wsgi_app(environ, lambda *args: begun.extend(args))
         content = b"".join(chunks)
@@ -154,6 +163,33 @@ def test_a_failure_on_the_way_is_answered_by_flask_and_not_produced_again(site: 
     assert answer.status == "422 UNPROCESSABLE ENTITY"
     assert len(calls) == 1
     assert not answer.by_lane
+
+
+def test_a_token_that_expires_on_the_way_hides_no_outcome(site: Site) -> None:
+    """What became of the message is told, although its sender's token has expired meanwhile."""
+    extension = site.app.extensions["stations"]
+
+    def late(*args: Any) -> Any:
+        extension.tokens._remembered.clear()
+        extension.tokens._keys["access"].clear()
+        raise AckTimeout
+
+    site.post(SINGLE, b"x")
+    extension.producer.single = late
+    answer = site.post(SINGLE, b"x")
+    assert answer.status == "504 GATEWAY TIMEOUT"
+    assert b'"stored":"unknown"' in answer.body
+
+
+@pytest.mark.parametrize("lane", ["true", "false"])
+def test_a_body_that_ends_early_is_not_stored(make: Callable[..., Site], lane: str) -> None:
+    """A server that hands over what has come of a body when its sender goes away makes no message of it."""
+    site = make(LANE=lane)
+    site.post(SINGLE, b"x")
+    cut = {"wsgi.input": io.BytesIO(b"half"), "wsgi.input_terminated": True, "CONTENT_LENGTH": "100"}
+    answer = site.post(SINGLE, b"", environ=cut)
+    assert answer.status == "400 BAD REQUEST"
+    assert b"Content-Length" in answer.body
 
 
 def test_an_error_handler_of_the_application_sees_failures_of_the_lane(site: Site) -> None:
