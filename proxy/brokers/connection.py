@@ -180,6 +180,8 @@ class Connection:
         if self._refused_inbox:
             prefix = self._inbox.rsplit(".", 2)[0]
             raise Forbidden(f"this user may not receive acks on {prefix}.> (see BROKER_INBOX_PREFIX)")
+        if not self._client.is_connected:  # it ended before `alive` could be taken back
+            raise BrokerAway
         version = self._client.connected_server_version
         self.server_version = version.major, version.minor
         self.alive = True

@@ -193,7 +193,7 @@ class Pool:
 
     def _adopt(self, link: Link, session: Session) -> None:
         self._away_since = None
-        if link.session is not None:  # a log-on has brought one meanwhile
+        if link.session is not None or not session.alive:  # a log-on has brought one; or it has ended on the way here
             self._do(session.close())
             return
         link.session = session

@@ -1,0 +1,127 @@
+"""What the pool does with sessions that end, or fail, at the worst moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from proxy.brokers import Broker
+from proxy.brokers.connection import Connection
+from proxy.brokers.pool import Pool
+from proxy.errors import BrokerAway
+from proxy.messages import Message, station_named
+from tests.brokers.tools import ROOT, eventually_on_loop, options, run, settings
+
+ORDERS = station_named("orders")
+
+
+class StubSession:
+    """A session that takes messages and never answers."""
+
+    max_payload, proved_at = 1 << 20, 0.0
+
+    def __init__(self) -> None:
+        self.alive, self.closed, self.published = True, False, 0
+        self.window: Callable[[Any], float] = lambda station: 120.0
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """Nothing ends by itself."""
+
+    def publish(self, delivery: Any, indexes: Iterable[int], grouped: bool) -> list[int]:
+        """Takes messages."""
+        self.published += len(list(indexes))
+        return []
+
+    def forget(self, token: int) -> None:
+        """Nothing is waited for."""
+
+    def check(self) -> None:
+        """No sign of life."""
+
+    async def close(self) -> None:
+        """Ends."""
+        self.closed, self.alive = True, False
+
+
+class StubBroker:
+    """A broker whose log-ons end when the test says so."""
+
+    def __init__(self) -> None:
+        self.logons: list[asyncio.Future[Any]] = []
+
+    async def connect(self, credentials: Any) -> Any:
+        """Waits for the test."""
+        self.logons.append(asyncio.get_running_loop().create_future())
+        return await self.logons[-1]
+
+
+class Answer:
+    """Where a delivery leaves its results."""
+
+    on_abandon: Any = None
+    value: Any = None
+
+    def set(self, value: Any) -> None:
+        """Answered."""
+        self.value = value
+
+
+async def opened(**env: Any) -> tuple[Pool, StubBroker]:
+    """A pool on such a broker."""
+    broker = StubBroker()
+    pool = Pool(cast(Broker, broker), settings("nats://127.0.0.1:1", **env))
+    await pool.open()
+    return pool, broker
+
+
+async def produced(pool: Pool, seconds: float = 10.0) -> Answer:
+    """A message handed to the pool."""
+    answer = Answer()
+    pool.publish(answer, ROOT, ORDERS, [Message(b"x", (), "id")], seconds)
+    await asyncio.sleep(0)
+    return answer
+
+
+def test_a_session_that_ended_before_it_was_there_is_replaced() -> None:
+    """The connection went away between log-on and hand-over: another one is opened, and takes the messages."""
+
+    async def ended() -> int:
+        pool, broker = await opened()
+        await produced(pool)
+        dead, good = StubSession(), StubSession()
+        dead.alive = False
+        broker.logons[0].set_result(dead)
+        await eventually_on_loop(lambda: len(broker.logons) == 2)
+        broker.logons[1].set_result(good)
+        await eventually_on_loop(lambda: good.published)
+        await pool.close()
+        return dead.published
+
+    assert run(ended()) == 0
+
+
+class Gone:
+    """A client whose connection ended while it was being made ready."""
+
+    is_connected = False
+
+    async def subscribe(self, subject: str) -> None:
+        """Sent."""
+
+    async def flush(self, timeout: int) -> None:
+        """The server has still answered."""
+
+
+def test_a_connection_that_ended_while_it_was_made_is_none() -> None:
+    """It is not taken for a live one."""
+
+    async def made() -> None:
+        connection = Connection(cast(Any, Gone()), options())
+        try:
+            await connection.open()
+        except BrokerAway:
+            return
+        raise AssertionError("it is alive")
+
+    run(made())
