@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from proxy.brokers import answers
-from proxy.brokers.publishing import Delivery
+from proxy.brokers import Session, answers
+from proxy.brokers.publishing import Delivery, tokens
 from proxy.errors import BadRequest, BrokerRefused, GatewayError, TooLarge
 from proxy.messages import Ack
 
@@ -32,7 +32,7 @@ class AtomicDelivery(Delivery):
         session = self.session
         if session is None or self._results[0] is not None:
             return
-        self.alone = True
+        self._take_reply_subject(session)
         try:
             too_large = session.publish_atomic(self)
         except GatewayError as error:
@@ -44,6 +44,13 @@ class AtomicDelivery(Delivery):
             self._settle(
                 0, TooLarge(f"message {too_large} is larger than the {session.max_payload} bytes of the broker")
             )
+
+    def _take_reply_subject(self, session: Session) -> None:
+        """Another one for each attempt: each message of a refused batch may have an answer, and some come late."""
+        if self.alone:
+            session.forget(self.token)
+            self.token = tokens.take(1)
+        self.alone = True
 
     def on_error(self, index: int, error: answers.ApiError) -> None:
         """The stream refused a message of the batch, and so the batch."""
@@ -61,7 +68,7 @@ class AtomicDelivery(Delivery):
         self._settle(0, Ack(ack.seq, None if 0 in self._unanswered else False))
 
     def _on_known(self) -> None:
-        repeated = 0 in self._unanswered
+        repeated = 0 in self._unanswered or 0 in self._repeated
         if repeated or self.messages[0].named:
             self._settle(0, Ack(None, None if repeated else True))
         else:

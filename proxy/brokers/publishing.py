@@ -72,6 +72,7 @@ class Delivery:
         "_loop",
         "_open",
         "_reading",
+        "_repeated",
         "_repeating",
         "_reply",
         "_results",
@@ -107,6 +108,7 @@ class Delivery:
         self._flying: dict[int, float] = {}
         self._again: set[int] = set()
         self._unanswered: set[int] = set()
+        self._repeated: set[int] = set()
         self._reading: dict[int, Ack] = {}
         self._first_sent = self._looked = 0.0
         self.alone = self._looking = self._finding = self._repeating = False
@@ -149,6 +151,7 @@ class Delivery:
         if doubtful and not self._may_repeat():
             ready -= doubtful
             self._again = doubtful
+        self._repeated |= ready
         self._send(sorted(ready))
 
     def _repeat_soon(self) -> None:
@@ -255,7 +258,8 @@ class Delivery:
     def _on_ack(self, index: int, ack: answers.Answer) -> None:
         self._flying.pop(index, None)
         message = self.messages[index]
-        repeated = index in self._unanswered
+        # A repeat that the stream knows: an attempt was stored although its answer said otherwise.
+        repeated = index in self._unanswered or (ack.duplicate and index in self._repeated)
         result = Ack(ack.seq, None if repeated else ack.duplicate)
         if not ack.duplicate or (repeated and not message.compare):
             self._settle(index, result)

@@ -241,3 +241,38 @@ def test_junk_below_the_inbox_settles_nothing_and_ends_no_session(fake: Fakes, p
     started = producing(server)
     assert [started.single(ROOT, ORDERS, b"x", ()).sequence for _ in range(2)] == [1, 1]
     assert {message.connection for message in published(server)} == {FIRST}
+
+
+@pytest.mark.parametrize("refusal", [no_responders, lambda message: error(message, 10009)])
+def test_a_repeat_that_the_stream_knows_is_stored(
+    fake: Fakes, producing: Producing, refusal: Callable[[Published], bytes]
+) -> None:
+    """A message that was stored although the answer said otherwise is not told to be absent."""
+
+    def answer(server: FakeNats, message: Published) -> bytes:
+        first = len(published(server)) == 1
+        return refusal(message) if first else ack(message, more=',"duplicate":true')
+
+    server = fake(answer)
+    assert producing(server).single(ROOT, ORDERS, b"x", ()) == Ack(1, None)
+
+
+@pytest.mark.slow
+def test_late_answers_to_a_refused_atomic_batch_do_not_count_for_its_repeat(fake: Fakes, producing: Producing) -> None:
+    """Each message of a batch may be refused; the last refusals come when the batch has been sent again and stored."""
+    batch, late = 3, []
+
+    def answer(server: FakeNats, message: Published) -> bytes:
+        number = len(published(server))
+        if number <= batch:
+            late.append(error(message, 10176))
+            return late[0] if number == 1 else b""
+        if number < 2 * batch:
+            return b""
+        if number == 2 * batch:  # stored; the answer is lost on the way
+            return b"".join(late[1:])
+        return error(message, 10201) if number == 3 * batch else b""
+
+    server = fake(answer)
+    acks = producing(server).batch(ROOT, ORDERS, [b"x"] * batch, (), manner="atomic")
+    assert acks == [Ack(None, None)] * batch
