@@ -215,7 +215,7 @@ class Producer:
 
 def _with_key(error: GatewayError, key: str) -> GatewayError:
     """Tells the sender the key that makes repeating safe."""
-    if error.status in WITH_KEY:
+    if error.status in WITH_KEY or error.repeat == "with-key":
         error.fields["idempotency_key"] = key
     return error
 

@@ -318,9 +318,12 @@ class Delivery:
     # ---- the end -----------------------------------------------------------------------------------------------
 
     def _truthful(self, index: int, error: GatewayError) -> GatewayError:
-        """The error itself where nothing can be stored, else one that says that it may be."""
+        """The error where nothing can be stored, else one that says that it may be.
+
+        Always a new one: others may be told the same, and each answer adds to its own.
+        """
         if index not in self._unanswered and index not in self._flying:
-            return error
+            return type(error)(error.message)
         if not isinstance(error, Forbidden):
             return AckTimeout()
         error = Forbidden(error.message)

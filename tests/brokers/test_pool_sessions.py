@@ -9,7 +9,7 @@ from typing import Any, cast
 from proxy.brokers import Broker
 from proxy.brokers.connection import Connection
 from proxy.brokers.pool import Pool
-from proxy.errors import BrokerAway
+from proxy.errors import BrokerAway, OpenBroker
 from proxy.messages import Message, station_named
 from tests.brokers.tools import ROOT, eventually_on_loop, options, run, settings
 
@@ -99,6 +99,23 @@ def test_a_session_that_ended_before_it_was_there_is_replaced() -> None:
         return dead.published
 
     assert run(ended()) == 0
+
+
+def test_each_of_many_refused_messages_has_an_error_of_its_own() -> None:
+    """One log-on fails for all that wait for it; what is added to one answer is in no other."""
+
+    async def refused() -> list[Any]:
+        pool, broker = await opened()
+        waiting = [await produced(pool), await produced(pool)]
+        broker.logons[0].set_exception(OpenBroker())
+        await eventually_on_loop(lambda: all(answer.value for answer in waiting))
+        await pool.close()
+        return [answer.value[0] for answer in waiting]
+
+    first, second = run(refused())
+    assert type(first) is type(second) is OpenBroker
+    first.fields["idempotency_key"] = "first"
+    assert not second.fields
 
 
 class Gone:
