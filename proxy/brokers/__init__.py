@@ -76,7 +76,10 @@ class Session(Protocol):
         """True when it has created the station, false when it was there. Raises when there is none."""
 
     async def stored(self, station: Station, sequence: int) -> bytes | None:
-        """The payload with that sequence; None when the user may not read it."""
+        """The payload with that sequence; None when it is gone, or the user may not read it.
+
+        Raises `BrokerAway` or `BrokerRefused` when it cannot be told now.
+        """
 
     async def close(self) -> None:
         """Ends the session."""

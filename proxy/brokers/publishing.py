@@ -71,7 +71,6 @@ class Delivery:
         "_looking",
         "_loop",
         "_open",
-        "_reading",
         "_repeated",
         "_repeating",
         "_reply",
@@ -109,7 +108,6 @@ class Delivery:
         self._again: set[int] = set()
         self._unanswered: set[int] = set()
         self._repeated: set[int] = set()
-        self._reading: dict[int, Ack] = {}
         self._first_sent = self._looked = 0.0
         self.alone = self._looking = self._finding = self._repeating = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -267,7 +265,7 @@ class Delivery:
             # An id of our own making, sent for the first time, and known: it met another one. Nothing was stored.
             self._settle(index, BrokerRefused("the de-duplication id was in use; repeat the request"))
         elif message.compare:
-            self._reading[index] = result
+            self._unanswered.add(index)  # until it has been compared: whose bytes are stored is not known
             self._do(self._compare(index, ack.seq, result))
         else:
             self._settle(index, result)
@@ -279,11 +277,13 @@ class Delivery:
 
     async def _compare(self, index: int, sequence: int, ack: Ack) -> None:
         """The broker knows the sender's key: it must belong to the same bytes."""
-        session = self.session
+        if self.session is None:
+            return
         try:
-            payload = await session.stored(self.station, sequence) if session else None
+            payload = await self.session.stored(self.station, sequence)
         except GatewayError:
-            payload = None
+            self._settle(index, AckTimeout())  # it may be the other message that is stored
+            return
         same = payload is None or payload == self.messages[index].payload
         self._settle(index, ack if same else KeyReused())
 
@@ -333,8 +333,6 @@ class Delivery:
     def _settle(self, index: int, result: Ack | GatewayError) -> None:
         if self._results[index] is not None:
             return
-        if index in self._reading and not isinstance(result, KeyReused):
-            result = self._reading[index]
         self._results[index] = result
         self._flying.pop(index, None)
         self._again.discard(index)

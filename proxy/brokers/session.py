@@ -196,11 +196,14 @@ class Session:
         return await asyncio.shield(task)
 
     async def stored(self, station: Station, sequence: int) -> bytes | None:
-        """The payload with that sequence; None when it is gone, or the user may not read it."""
+        """The payload with that sequence; None when it is gone, or the user may not read it.
+
+        Raises `BrokerAway` or `BrokerRefused` when it cannot be told now.
+        """
         try:
             stream = await self._stream(station)
             got: Got = await self._ask(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, Got)
-        except GatewayError:
+        except (Forbidden, StationNotFound):
             return None
         return None if got.error else base64.b64decode(got.message.data)
 

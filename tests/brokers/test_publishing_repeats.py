@@ -276,3 +276,14 @@ def test_late_answers_to_a_refused_atomic_batch_do_not_count_for_its_repeat(fake
     server = fake(answer)
     acks = producing(server).batch(ROOT, ORDERS, [b"x"] * batch, (), manner="atomic")
     assert acks == [Ack(None, None)] * batch
+
+
+def test_a_known_key_that_cannot_be_compared_now_is_left_open(fake: Fakes, producing: Producing) -> None:
+    """It may be another message that is stored under the key: neither stored nor refused is said."""
+
+    def answer(server: FakeNats, message: Published) -> bytes:
+        asked = message.subject.startswith("$JS.API.STREAM.MSG.GET.")
+        return no_responders(message) if asked else ack(message, more=',"duplicate":true')
+
+    error = failure(producing(fake(answer)).single, ROOT, ORDERS, b"x", (), "key")
+    assert facts(error) == ("AckTimeout", "unknown", "with-key")
