@@ -46,6 +46,7 @@ class Producer:
         self._pool: Pool
         self._keys: KeyMaker
         self._bridge: Bridge | None = None
+        self._checking = threading.RLock()  # `check` may be what starts, and the start checks
         self._checked: tuple[float, GatewayError | None] = (0.0, None)
 
     # ---- start and stop ----------------------------------------------------------------------------------------
@@ -57,9 +58,11 @@ class Producer:
                 return
             self._keys = KeyMaker(self._config.jwt_secret)
             config = self._config
+            # Made here, as it imports the broker's module: imports take locks, which the loop's thread must not.
+            self._pool = Pool(open_broker(config, self._notice), config)
             bridge = Bridge(
-                self._open,
-                self._close,
+                self._pool.open,
+                self._pool.close,
                 limit=config.max_pending_messages,
                 limit_bytes=config.max_pending_bytes,
                 on_notice=_log_notice,
@@ -82,13 +85,6 @@ class Producer:
             bridge, self._bridge = self._bridge, None
         if bridge is not None and (abandoned := bridge.stop(drain)):
             structlog.get_logger().warning("stopped_with_messages_under_way", count=abandoned)
-
-    async def _open(self) -> None:
-        self._pool = Pool(open_broker(self._config, self._notice), self._config)
-        await self._pool.open()
-
-    async def _close(self) -> None:
-        await self._pool.close()
 
     def _notice(self, event: str, **fields: Any) -> None:
         if self._bridge is not None:
@@ -113,11 +109,15 @@ class Producer:
             raise BrokerAway from None
 
     def check(self) -> None:
-        """Sees that this process can produce; the answer of the last second is believed. Raises what is wrong."""
-        when, error = self._checked
-        if time.monotonic() - when > CHECK_MEMORY_SECONDS:
-            error = self._check()
-            self._checked = (time.monotonic(), error)
+        """Sees that this process can produce; the answer of the last second is believed. Raises what is wrong.
+
+        Those who ask at the same time get one answer: anyone may ask, and must not cost the broker a connection each.
+        """
+        with self._checking:
+            when, error = self._checked
+            if time.monotonic() - when > CHECK_MEMORY_SECONDS:
+                error = self._check()
+                self._checked = (time.monotonic(), error)
         if error is not None:
             raise error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from proxy.config import Config
 from proxy.errors import BrokerAway, Stopping
 from proxy.messages import station_named
 from proxy.producer import Producer
+from tests.brokers.fakes import FakeServer
 from tests.brokers.tools import ROOT, USERS, Operator, facts, failure, outcomes, settings, unread
 from tests.servers import NatsServer, eventually, free_port
 
@@ -224,3 +227,34 @@ def test_callers_do_not_wait_for_a_loop_that_stands_still(
         assert time.monotonic() - before < 2.5
     finally:
         Blocked.release.set()
+
+
+# ---- the check -----------------------------------------------------------------------------------------------------
+
+
+def test_those_who_ask_at_once_whether_it_is_ready_cost_one_connection(
+    producer: Producers, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server says nothing; all get the answer that the first one waits for."""
+    monkeypatch.setattr(sys.modules["proxy.producer"], "CHECK_SECONDS", 0.3)
+    with contextlib.closing(FakeServer()) as silent:
+        started = producer(settings(silent.url))
+        started._checked = (0.0, None)
+        before = silent.accepted
+        errors = [submit(failure, started.check) for _ in range(8)]
+        assert {type(error.result(5)) for error in errors} == {BrokerAway}
+        assert silent.accepted == before + 1
+
+
+def test_the_brokers_module_is_imported_by_whoever_starts(away: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on the loop's thread, which must not take the locks that imports take."""
+    threads: list[int] = []
+
+    def opened(config: Config, notice: object) -> object:
+        threads.append(threading.get_ident())
+        raise BrokerAway
+
+    monkeypatch.setattr(sys.modules["proxy.producer"], "open_broker", opened)
+    with pytest.raises(BrokerAway):
+        Producer(settings(away)).start()
+    assert threads == [threading.get_ident()]
