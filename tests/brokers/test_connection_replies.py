@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from proxy.brokers.connection import connect
 from tests.brokers.fakes import FakeNats
-from tests.brokers.tools import ROOT, USERS, client, connected, eventually_on_loop, flushed, options, run
+from tests.brokers.tools import USERS, client, connected, eventually_on_loop, flushed, run
 from tests.servers import NatsServer
 
 Servers = Callable[..., NatsServer]
@@ -174,11 +173,11 @@ def test_a_check_sees_that_nobody_reads_any_more() -> None:
     notices: list[str] = []
 
     async def work(server: FakeNats) -> None:
-        opened = await connect(server.url, ROOT, options(notice=lambda event, **_: notices.append(event)), 5)
-        opened.send(Listener(), 0, 1, "orders", b"PUB orders x 0\r\n\r\n")
-        await eventually_on_loop(lambda: server.published)
-        opened.check()
-        await eventually_on_loop(lambda: not opened.alive)
+        async with connected(server.url, notice=lambda event, **_: notices.append(event)) as connection:
+            connection.send(Listener(), 0, 1, "orders", b"PUB orders x 0\r\n\r\n")
+            await eventually_on_loop(lambda: server.published)
+            connection.check()
+            await eventually_on_loop(lambda: not connection.alive)
         assert notices == ["broker_silent"]
 
     with contextlib.closing(FakeNats(lambda server, published: b"-ERR  \r\n")) as server:

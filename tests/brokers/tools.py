@@ -77,9 +77,9 @@ def outcomes(error: GatewayError) -> list[tuple[int, int, str]]:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, credentials: Credentials = ROOT) -> AsyncIterator[Connection]:
-    """A connection that is closed at the end."""
-    connection = await connect(url, credentials, options(), 5)
+async def connected(url: str, **how: Any) -> AsyncIterator[Connection]:
+    """A connection of `root`, made with these `options`, that is closed at the end."""
+    connection = await connect(url, ROOT, options(**how), 5)
     try:
         yield connection
     finally:
