@@ -15,7 +15,8 @@ from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import BadSetting, BrokerAway, BrokerRefused, Forbidden, GatewayError, OpenBroker, Unauthorized
 
-LOG_ON_SECONDS = 5.0
+LOG_ON_SECONDS = 5.0  # for a whole list of servers, so that a silent one does not use up everybody's patience
+LEAST_SECONDS = 1.0  # for one of them
 MAX_KNOWN_SERVERS = 1000
 
 
@@ -27,6 +28,7 @@ class JetStream:
     def __init__(self, config: Config, notice: Notice) -> None:
         self._config = config
         self._options = Options(_tls(config), config.broker_inbox_prefix, "stations", notice)
+        self._seconds = max(LEAST_SECONDS, LOG_ON_SECONDS / max(1, len(config.broker_url)))
         self._closed_servers: set[str] = set()
 
     async def connect(self, credentials: Credentials) -> Session:
@@ -54,7 +56,7 @@ class JetStream:
         raise error
 
     async def _log_on(self, url: str, credentials: Credentials) -> Session:
-        connection = await connect(url, self._user(credentials), self._options, LOG_ON_SECONDS)
+        connection = await connect(url, self._user(credentials), self._options, self._seconds)
         try:
             await self._prove_closed(url, connection.server_id)
         except BaseException:
@@ -87,7 +89,7 @@ class JetStream:
     async def _refuses_anyone(self, url: str) -> None:
         stranger = Credentials(f"stranger-{secrets.token_hex(8)}", secrets.token_hex(16))
         try:
-            connection = await connect(url, stranger, self._options, LOG_ON_SECONDS)
+            connection = await connect(url, stranger, self._options, self._seconds)
         except Unauthorized:
             return
         except Forbidden:

@@ -14,7 +14,7 @@ from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, GatewayError, OpenBroker, Unauthorized
 from proxy.messages import station_named
 from proxy.producer import Producer
-from tests.brokers.fakes import FakeNats
+from tests.brokers.fakes import FakeNats, FakeServer
 from tests.brokers.tools import MONITOR, ROOT, USERS, Operator, facts, failure, run, sessions, settings
 from tests.servers import NatsServer, eventually, free_port
 
@@ -95,6 +95,18 @@ def test_a_server_that_cannot_be_proved_closed_is_passed_over(server: NatsServer
         for _ in range(4):
             log_on(settings(fake.url, fake.url, server.url))
             eventually(lambda: fake.open == 0)
+
+
+@pytest.mark.slow
+def test_a_silent_server_in_the_list_is_passed_over_in_time_for_readiness(
+    monkeypatch: pytest.MonkeyPatch, server: NatsServer, producer: Producers
+) -> None:
+    """One that accepts and says nothing, as behind a broken network, is not waited for until readiness gives up."""
+    monkeypatch.setattr("random.shuffle", lambda urls: None)
+    with contextlib.closing(FakeServer()) as silent:
+        started = producer(settings(silent.url, server.url))
+        started.check()
+        assert silent.accepted > 0
 
 
 def test_a_list_without_any_server_is_a_broker_away(producer: Producers) -> None:
