@@ -161,7 +161,8 @@ class Delivery:
     def _may_repeat(self) -> bool:
         """Whether a repeat of what may be stored would still be recognised as one."""
         window = self.session.window(self.station) if self.session is not None else None
-        return window is not None and self._loop.time() - self._first_sent < window
+        # The repeat has to arrive before the window ends, not only to leave.
+        return window is not None and self._loop.time() - self._first_sent + ATTEMPT_SECONDS < window
 
     def tick(self, now: float) -> None:
         """Called four times a second: repeats, and gives up at the deadline."""

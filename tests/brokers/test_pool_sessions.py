@@ -118,6 +118,26 @@ def test_each_of_many_refused_messages_has_an_error_of_its_own() -> None:
     assert not second.fields
 
 
+def test_what_may_be_stored_is_not_repeated_when_its_id_is_about_to_be_forgotten() -> None:
+    """A repeat that leaves within the station's window might arrive after it, and be stored again."""
+
+    async def may_repeat(window: float) -> bool:
+        pool, broker = await opened()
+        await produced(pool)
+        session = StubSession()
+        broker.logons[0].set_result(session)
+        await eventually_on_loop(lambda: session.published)
+        (link,) = pool._links.values()
+        (delivery,) = link.deliveries
+        session.window = lambda station: window
+        answer = delivery._may_repeat()
+        await pool.close()
+        return answer
+
+    assert run(may_repeat(5))
+    assert not run(may_repeat(0.9))
+
+
 class Gone:
     """A client whose connection ended while it was being made ready."""
 
