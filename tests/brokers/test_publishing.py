@@ -22,6 +22,7 @@ from tests.brokers.tools import (
     failure,
     flushed,
     outcomes,
+    sessions,
     settings,
 )
 from tests.servers import NatsServer, eventually
@@ -150,7 +151,8 @@ def test_the_streams_word_counts_whoever_answers_too(
 
 
 def connection(server: NatsServer) -> int:
-    """The number of the one connection that `root` has."""
+    """The number of the one connection that `root` has, once the operator's is gone."""
+    eventually(lambda: sessions(server) == 1)
     (number,) = [found["cid"] for found in connections(server) if found["authorized_user"] == "root"]
     return int(number)
 

@@ -196,7 +196,7 @@ def test_a_short_silence_is_sat_out(server: NatsServer, producer: Producers, sub
     server.resume()
     assert len(result.result(3)) == 3
     assert Operator(server).payloads("orders") == BATCH
-    assert sessions(server) == 1
+    eventually(lambda: sessions(server) == 1)
 
 
 # ---- stations that forget ids sooner -----------------------------------------------------------------------------
