@@ -26,8 +26,8 @@ class KeyMaker:
     """Makes ids for one process.
 
     Its own keys count up from a number drawn by chance, so two processes meet only by a chance of about one in a
-    billion an hour; if they do, the broker's word "duplicate" on a first attempt tells, and the sender is asked to
-    repeat.
+    billion. If they do, the broker takes one message for the other's repeat; of a message sent alone it says so, and
+    the sender is asked to repeat.
     """
 
     def __init__(self, secret: str) -> None:

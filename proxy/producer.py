@@ -59,7 +59,7 @@ class Producer:
             self._keys = KeyMaker(self._config.jwt_secret)
             config = self._config
             # Made here, as it imports the broker's module: imports take locks, which the loop's thread must not.
-            self._pool = Pool(open_broker(config, self._notice), config)
+            self._pool = Pool(open_broker(config, self._notice), config, self._notice)
             bridge = Bridge(
                 self._pool.open,
                 self._pool.close,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import flask
 import pytest
+import structlog
 from flask import Flask, signals
 from flask.sessions import SessionInterface
 from werkzeug.test import EnvironBuilder
@@ -82,7 +83,7 @@ def url(nats_server: Callable[..., NatsServer]) -> str:
 @pytest.fixture
 def make(url: str) -> Iterator[Callable[..., Site]]:
     """Makes sites; they are stopped afterwards."""
-    sites = []
+    sites, configured = [], structlog.is_configured()
 
     def make_site(**env: str) -> Site:
         sites.append(Site(url, **env))
@@ -91,6 +92,8 @@ def make(url: str) -> Iterator[Callable[..., Site]]:
     yield make_site
     for site in sites:
         site.app.extensions["stations"].stop(1)
+    if not configured:
+        structlog.reset_defaults()  # other tests look at what is logged at other levels
 
 
 @pytest.fixture

@@ -241,7 +241,8 @@ class Connection:
         if subject in self._doubted:
             return
         tokens = self._sent_to(subject)
-        if any(self._waiting[token].subject in self._acked for token in tokens):
+        forgetful = len(self._acked) >= MAX_ACKED_SUBJECTS
+        if forgetful or any(self._waiting[token].subject in self._acked for token in tokens):
             self._doubted.add(subject)
             self._loop.call_later(DENIAL_GRACE_SECONDS, self._settle_doubted, subject)
             return

@@ -75,6 +75,8 @@ class JetStream:
     def _user(self, credentials: Credentials) -> Credentials:
         """`user$<digits>` is Memphis' way to name the account; plain NATS knows users without it."""
         name = re.sub(r"\$[0-9]+\Z", "", credentials.user)
+        if not name:  # a server may let in whoever names no user
+            raise Unauthorized
         return credentials if name == credentials.user else Credentials(name, credentials.secret)
 
     async def _prove_closed(self, url: str, server_id: str) -> None:

@@ -11,12 +11,12 @@ from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any
 
-from proxy.brokers import Broker, Reply, Session
+from proxy.brokers import Broker, Notice, Reply, Session
 from proxy.brokers.atomic import AtomicDelivery
 from proxy.brokers.publishing import Delivery
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import BrokerAway, BrokerRefused, GatewayError, Overloaded, Stopping, Unauthorized
+from proxy.errors import BrokerAway, BrokerRefused, GatewayError, Internal, Overloaded, Stopping, Unauthorized
 from proxy.messages import Manner, Message, Station
 
 TICK_SECONDS = 0.25
@@ -44,8 +44,8 @@ class Link:
 class Pool:
     """The sessions of a worker, at most `MAX_SESSIONS`; idle ones give way to new ones."""
 
-    def __init__(self, broker: Broker, config: Config) -> None:
-        self._broker, self._config = broker, config
+    def __init__(self, broker: Broker, config: Config, notice: Notice = lambda event, **fields: None) -> None:
+        self._broker, self._config, self._notice = broker, config, notice
         self._links: OrderedDict[Identity, Link] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._logons = 0
@@ -94,7 +94,7 @@ class Pool:
         delivery = make(reply, station, messages, now + seconds, link.deliveries.pop, manner == "together")
         link.deliveries[delivery] = None
         if link.session is not None:
-            delivery.begin(link.session)
+            self._begin(delivery, link.session)
 
     async def log_on(self, credentials: Credentials) -> None:
         """Proves the credentials by a fresh connection, which is kept if the user has none.
@@ -199,7 +199,15 @@ class Pool:
         link.session = session
         session.on_end(lambda: self._on_end(link, session))
         for delivery in list(link.deliveries):
+            self._begin(delivery, session)
+
+    def _begin(self, delivery: Delivery, session: Session) -> None:
+        """Sends a delivery's messages. What cannot be sent at all must not keep others from being sent."""
+        try:
             delivery.begin(session)
+        except Exception as error:
+            self._notice("unexpected", error=repr(error))
+            delivery.refuse(Internal())
 
     def _refuse(self, link: Link, error: GatewayError) -> None:
         """The broker does not take this user: so is told to everyone who waits for the session."""
@@ -245,5 +253,6 @@ class Pool:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, GatewayError):
+            self._notice("unexpected", error=repr(error))

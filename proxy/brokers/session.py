@@ -24,6 +24,7 @@ from proxy.messages import Station
 
 ATOMIC_SINCE = (2, 12)
 API_SECONDS = 2.0
+WINDOW_MEMORY_SECONDS = 60.0  # an operator may shorten it meanwhile
 MAX_KNOWN_STATIONS = 10_000
 NAME_IN_USE = 10058
 SUBJECTS_OVERLAP = 10065
@@ -98,7 +99,7 @@ class Session:
         self.connection = connection
         self._config = config
         self._loop = asyncio.get_running_loop()
-        self._windows: dict[str, float | None] = {}
+        self._windows: dict[str, tuple[float | None, float]] = {}
         self._ensuring: dict[str, asyncio.Task[bool]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._gatherer = Gatherer(connection, config.produce_timeout_seconds)
@@ -176,12 +177,14 @@ class Session:
 
         Where the user may not look, the setting is believed.
         """
-        if station.name not in self._windows:
-            if len(self._windows) >= MAX_KNOWN_STATIONS:
-                self._windows.clear()
-            self._windows[station.name] = None
-            self._do(self._ask_window(station))
-        return self._windows[station.name]
+        seconds, asked_at = self._windows.get(station.name, (None, -WINDOW_MEMORY_SECONDS))
+        if self._loop.time() - asked_at < WINDOW_MEMORY_SECONDS:
+            return seconds
+        if len(self._windows) >= MAX_KNOWN_STATIONS:
+            self._windows.clear()
+        self._windows[station.name] = (None, self._loop.time())
+        self._do(self._ask_window(station))
+        return None
 
     async def ensure(self, station: Station) -> bool:
         """Sees that the station exists: true when it was created for this, false when it was there.
@@ -225,7 +228,7 @@ class Session:
             return
         except GatewayError:
             pass
-        self._windows[station.name] = seconds
+        self._windows[station.name] = (seconds, self._loop.time())
 
     async def _ensure(self, station: Station) -> bool:
         try:

@@ -216,11 +216,17 @@ def test_a_user_who_may_not_create_finds_no_station_where_nobody_creates(
 # ---- users who come and go ---------------------------------------------------------------------------------------
 
 
+def has_no_session(producer: Producer) -> bool:
+    """Whether the gateway has noticed that the server has closed its connections."""
+    return not any(link.session for link in list(producer._pool._links.values()))
+
+
 def test_a_removed_user_is_unauthorized_at_the_next_produce(server: NatsServer, producer: Producers) -> None:
     """The server ends the connection, and lets no new one in."""
     started = producer(settings(server.url))
     started.single(ALICE, ORDERS, b"x", ())
     reload(server, f"{MONITOR}\nauthorization {{ users: [{{ user: root, password: memphis }}] }}")
+    eventually(lambda: has_no_session(started))
     assert facts(failure(started.single, ALICE, ORDERS, b"x", ()))[:2] == ("Unauthorized", "no")
     assert facts(failure(started.log_on, ALICE))[:2] == ("Unauthorized", "no")
     assert Operator(server).count("orders") == 1
@@ -231,6 +237,7 @@ def test_a_changed_secret_ends_what_the_old_one_opened(server: NatsServer, produ
     started = producer(settings(server.url))
     started.single(ALICE, ORDERS, b"x", ())
     reload(server, users(ALLOW_ORDERS, password="b"))
+    eventually(lambda: has_no_session(started))
     assert facts(failure(started.single, ALICE, ORDERS, b"x", ()))[0] == "Unauthorized"
     assert started.single(Credentials("alice", "b"), ORDERS, b"x", ()).sequence == 2
 
