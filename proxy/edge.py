@@ -172,7 +172,7 @@ class Exchange:
     def __init__(self, edge: Edge, environ: Environ, start_response: StartResponse) -> None:
         self._started = time.perf_counter()
         self._edge, self._environ, self._start = edge, environ, start_response
-        self._status, self._sent = 500, 0
+        self._status, self._sent, self._close = 500, 0, None
         self._route: tuple[str | None, str | None] = (None, None)
         edge.prepare(environ)
 
@@ -183,7 +183,11 @@ class Exchange:
         return self._start(status, self._edge.dress(self._environ, headers), *([exc_info] if exc_info else []))
 
     def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
-        """Takes the application's body to send."""
+        """What to send: the application's body; one that is not complete yet is watched to its end."""
+        if body.__class__ is list:
+            self._sent = sum(map(len, body))
+            self.close()
+            return body
         self._next = iter(body).__next__
         self._close = getattr(body, "close", None)
         return self

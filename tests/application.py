@@ -75,7 +75,7 @@ def through(app: Callable[..., Any], environ: dict[str, Any]) -> Answer:
 
     chunks = app(environ, start_response)
     body = b"".join(chunks)
-    chunks.close()
+    getattr(chunks, "close", lambda: None)()  # PEP 3333: if there is one
     return Answer(body, begun[0], begun[1])
 
 

@@ -65,7 +65,7 @@ class Site:
         begun: list[Any] = []
         chunks: Any = self.app.wsgi_app(environ, lambda *args: begun.extend(args))
         content = b"".join(chunks)
-        chunks.close()
+        getattr(chunks, "close", lambda: None)()
         return Answered(begun[0], begun[1], content, "stations.route" in environ)
 
     def second(self, path: str = SINGLE, body: bytes = b"x", content_type: str = TEXT, **headers: str) -> Answered:
