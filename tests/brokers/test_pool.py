@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -49,13 +49,6 @@ def server(nats_server: Servers) -> NatsServer:
     server = nats_server(MONITOR, users=USERS)
     Operator(server).add("orders", allow_batched=True)
     return server
-
-
-@pytest.fixture
-def submit() -> Iterator[Submit]:
-    """Runs functions in threads; they have ended when the test has."""
-    with ThreadPoolExecutor(70) as pool:
-        yield pool.submit
 
 
 @pytest.fixture

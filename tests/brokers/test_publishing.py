@@ -41,19 +41,6 @@ def server(nats_server: Servers) -> NatsServer:
     return nats_server(f"{MONITOR}\nmax_payload: 4096", users=USERS)
 
 
-@pytest.fixture
-def operator(server: NatsServer) -> Operator:
-    """Who looks into it."""
-    return Operator(server)
-
-
-@pytest.fixture
-def started(server: NatsServer, operator: Operator, producer: Producers) -> Producer:
-    """A producer; the station `orders` is there."""
-    operator.add("orders", allow_batched=True)
-    return producer(settings(server.url, PRODUCE_TIMEOUT_SECONDS="2"))
-
-
 # ---- acks --------------------------------------------------------------------------------------------------------
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -32,13 +32,6 @@ def server(nats_server: Servers) -> NatsServer:
     server = nats_server(MONITOR, users=USERS)
     Operator(server).add("orders", allow_batched=True)
     return server
-
-
-@pytest.fixture
-def submit() -> Iterator[Submit]:
-    """Runs functions in threads; they have ended when the test has."""
-    with ThreadPoolExecutor(32) as pool:
-        yield pool.submit
 
 
 def ready(producer: Producer) -> Producer:

@@ -29,19 +29,6 @@ def server(nats_server: Servers) -> NatsServer:
     return nats_server(f"authorization {{ users: [{{ user: root, password: memphis }}, {alice}] }}")
 
 
-@pytest.fixture
-def operator(server: NatsServer) -> Operator:
-    """Who looks into it."""
-    return Operator(server)
-
-
-@pytest.fixture
-def started(server: NatsServer, operator: Operator, producer: Producers) -> Producer:
-    """A producer; the station `orders` is there."""
-    operator.add("orders", allow_batched=True)
-    return producer(settings(server.url, PRODUCE_TIMEOUT_SECONDS="2"))
-
-
 def test_a_repeated_key_is_a_duplicate(started: Producer, operator: Operator) -> None:
     """The ack is that of the message that is stored."""
     acks = [started.single(ROOT, ORDERS, b"x", (), key="k") for _ in range(3)]

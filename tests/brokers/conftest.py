@@ -1,0 +1,34 @@
+"""Fixtures that several broker tests share; a module brings its own `server`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from proxy.config import Config
+from proxy.producer import Producer
+from tests.brokers.tools import Operator, settings
+from tests.servers import NatsServer
+
+
+@pytest.fixture
+def submit() -> Iterator[Callable[..., Future[Any]]]:
+    """Runs functions in threads; they have ended when the test has."""
+    with ThreadPoolExecutor(70) as pool:
+        yield pool.submit
+
+
+@pytest.fixture
+def operator(server: NatsServer) -> Operator:
+    """Who looks into the server."""
+    return Operator(server)
+
+
+@pytest.fixture
+def started(server: NatsServer, operator: Operator, producer: Callable[[Config], Producer]) -> Producer:
+    """A producer; the station `orders` is there."""
+    operator.add("orders", allow_batched=True)
+    return producer(settings(server.url, PRODUCE_TIMEOUT_SECONDS="2"))
