@@ -138,7 +138,7 @@ class Bridge:
         return self._taken - self._given
 
     def start(self, timeout: float = 10.0) -> None:
-        """Starts the thread and waits for `setup`; raises what `setup` raised, `TimeoutError` after `timeout`."""
+        """Starts the thread and waits for `setup`; raises what `setup` raised, `asyncio.TimeoutError` in time."""
         self._waiter.open(self._drain_notices)
         ready = Reply(self, (), 0, 0)
         ready.cell = self._waiter.new()

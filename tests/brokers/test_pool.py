@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import threading
 import time
@@ -294,7 +295,7 @@ def test_stopping_ends_what_waits_for_a_session(server: NatsServer, producer: Pr
     server.stop()
     started = producer(settings(server.url))
     result = submit(failure, started.single, ROOT, ORDERS, b"x", ())
-    with pytest.raises(TimeoutError):
+    with pytest.raises(concurrent.futures.TimeoutError):
         result.result(0.2)
     started.stop(0.1)
     assert facts(result.result(5)) == ("Stopping", "no", "safe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -184,7 +185,7 @@ def test_a_short_silence_is_sat_out(server: NatsServer, producer: Producers, sub
     """No new connection is made, and the message is stored once."""
     started = ready(producer(settings(server.url)))
     result = in_flight(server, submit, lambda: started.batch(ROOT, ORDERS, BATCH, ()))
-    with pytest.raises(TimeoutError):
+    with pytest.raises(concurrent.futures.TimeoutError):
         result.result(1.5)
     server.resume()
     assert len(result.result(3)) == 3
