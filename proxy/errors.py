@@ -7,6 +7,7 @@
         │   ├── BadBody                  not the JSON, UTF-8 or shape that was asked for
         │   ├── BadStationName
         │   ├── BadHeader                a header that cannot be stored, or a bad Idempotency-Key
+        │   ├── BadSchema                a definition that does not compile, or is too large or too deep
         │   └── SchemaViolation          the station's schema refuses the payload
         ├── Unauthorized            401
         ├── Forbidden               403  the broker denies this user this
@@ -103,8 +104,12 @@ class BadHeader(BadRequest):
     """A request header cannot be stored as a message header, or is no de-duplication id."""
 
 
+class BadSchema(BadRequest):
+    """A schema's definition cannot be used: the message says why, and where it can, at which line."""
+
+
 class SchemaViolation(BadRequest):
-    """The station's schema refuses the payload."""
+    """The station's schema refuses the payload; the field `violations` lists why."""
 
 
 class Unauthorized(GatewayError):

@@ -1,4 +1,4 @@
-"""What goes where, and what comes back: station, message in, ack out."""
+"""What goes where, what is demanded of it, and what comes back: station, schema, message in, ack out."""
 
 from __future__ import annotations
 
@@ -58,3 +58,29 @@ class Ack(msgspec.Struct, frozen=True, gc=False):
 
     sequence: int | None
     duplicate: bool | None
+
+
+class Schema(msgspec.Struct, frozen=True, kw_only=True):
+    """What payloads have to satisfy: a definition in one of the languages that `proxy.validators` knows.
+
+    `message_struct_name` is the message of a protobuf definition that payloads are, `strict` refuses what that message
+    does not know. `compiled` is what `validators.prepare` made of a definition that no request should compile.
+    """
+
+    type: str
+    definition: str
+    message_struct_name: str = ""
+    strict: bool = False
+    compiled: bytes = b""
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a station demands of payloads: a version of a named schema. Immutable, and replaced as a whole.
+
+    With `dead_letter` the station keeps what was refused, in another station.
+    """
+
+    name: str
+    version: int
+    schema: Schema
+    dead_letter: bool = False

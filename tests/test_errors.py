@@ -43,6 +43,7 @@ TRUTH = {
     "BadBody": (400, "no", "never"),
     "BadStationName": (400, "no", "never"),
     "BadHeader": (400, "no", "never"),
+    "BadSchema": (400, "no", "never"),
     "SchemaViolation": (400, "no", "never"),
     "Unauthorized": (401, "no", "never"),
     "Forbidden": (403, "no", "never"),

@@ -21,7 +21,7 @@ LAYERS = [
     "proxy.server",
     "schemas proxy.config proxy.messages proxy.sealing proxy.shaping",
     "schemas.auth schemas.stations proxy.keys proxy.edge",
-    "proxy.brokers",
+    "proxy.brokers proxy.validators",
     "proxy.brokers.answers proxy.brokers.connection proxy.brokers.embedded_files proxy.brokers.frames",
     "proxy.brokers.embedded proxy.brokers.publishing",
     "proxy.brokers.atomic proxy.brokers.embedded_server proxy.brokers.groups",
