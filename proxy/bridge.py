@@ -20,73 +20,13 @@ from typing import Any, TypeVar
 import uvloop
 
 from proxy.errors import Overloaded, Stopping
-from proxy.waiters import Cell, Waiter, pick_waiter
+from proxy.replies import GaveUp, Posted, Receiver, Reply
+from proxy.waiters import Waiter, pick_waiter
 
 T = TypeVar("T")
 Job = Callable[..., None]
 MAX_NOTICES = 1000
-
-
-class GaveUp(Exception):
-    """The caller's time was up. `started` tells whether the job had begun; one that had not never will."""
-
-    def __init__(self, started: bool) -> None:
-        super().__init__("no answer in time")
-        self.started = started
-
-
-class Reply:
-    """How a job answers: `set` or `fail` once, on the loop; later calls have no effect.
-
-    `on_abandon`, if a job sets it, is called on the loop when the caller has given up.
-    """
-
-    __slots__ = ("_bridge", "_claim", "_job", "cell", "error", "on_abandon", "settled", "size", "value", "weight")
-
-    def __init__(self, bridge: Bridge, job: tuple[Any, ...], weight: int, size: int) -> None:
-        self._bridge = bridge
-        self._job = job
-        self._claim = [True]
-        self.cell: Cell = None
-        self.error: BaseException | None = None
-        self.value: Any = None
-        self.settled = False
-        self.on_abandon: Callable[[], object] | None = None
-        self.weight = weight
-        self.size = size
-
-    def set(self, value: Any) -> None:
-        """Answers with a value."""
-        if not self.settled:
-            self.value = value
-            self.settled = True
-            self._bridge._finished(self)
-
-    def fail(self, error: BaseException) -> None:
-        """Answers with an error, which is raised where the caller waits."""
-        if not self.settled:
-            self.error = error
-            self.settled = True
-            self._bridge._finished(self)
-
-    def claim(self) -> bool:
-        """Takes the right to decide whether the job begins: the first of loop and giving-up caller gets it.
-
-        `list.pop` is one step of the interpreter, so both cannot succeed.
-        """
-        try:
-            return self._claim.pop()
-        except IndexError:
-            return False
-
-    def run(self) -> None:
-        """Begins the job; what it raises is its answer."""
-        job, *args = self._job
-        self._job = ()
-        try:
-            job(self, *args)
-        except Exception as error:
-            self.fail(error)
+HEAVY = 64  # units of work that are worth a wake-up of their own
 
 
 class Bridge:
@@ -133,6 +73,11 @@ class Bridge:
         return self._open
 
     @property
+    def calls_back(self) -> bool:
+        """Whether `post` can be used."""
+        return self._waiter.calls_back
+
+    @property
     def pending(self) -> int:
         """Units of work under way."""
         return self._taken - self._given
@@ -162,6 +107,26 @@ class Bridge:
         reply = Reply(self, (job, *args), weight, size)
         self._admit(reply)
         return self._submit_and_wait(reply, timeout)
+
+    def post(self, receiver: Receiver, job: Job, *args: Any, timeout: float, weight: int = 1, size: int = 0) -> None:
+        """Runs a job as `call` does, and returns at once; the answer goes to `receiver`, in gevent's event loop.
+
+        Raises `Overloaded` and `Stopping` as `call` does. Only where callers are greenlets: threads cannot be called.
+        """
+        if not self._open:
+            raise Stopping
+        posted = Posted(self, (job, *args), weight, size, receiver)
+        self._waiter.expect(posted, timeout)
+        try:
+            self._admit(posted)
+        except Overloaded:
+            self._waiter.forget(posted)
+            raise
+        self._submit(posted)
+
+    def at_end_of_turn(self, function: Callable[[], None]) -> None:
+        """Runs a function when all callers that can submit now have done so, to post for them together."""
+        self._waiter.at_end_of_turn(function)
 
     def run(self, function: Callable[..., Awaitable[T]], *args: Any, timeout: float) -> T:
         """Runs a coroutine function on the loop, as `call` does; it is cancelled when time is up."""
@@ -196,17 +161,23 @@ class Bridge:
 
     def _submit_and_wait(self, reply: Reply, timeout: float) -> Any:
         reply.cell = self._waiter.new()
-        self._inbox.append(reply)
-        if not self._woken:
-            # Set before the wake-up and cleared by the loop before it empties the inbox: whoever saw it set had
-            # appended before that, so the loop finds the job. Two threads that both see it clear wake it twice.
-            self._woken = True
-            self._waiter.at_end_of_turn(self._wake)
+        self._submit(reply)
         try:
             return self._await(reply, timeout)
         finally:
             if not reply.settled:
                 self._abandon(reply)
+
+    def _submit(self, reply: Reply) -> None:
+        self._inbox.append(reply)
+        if not self._woken:
+            # Set before the wake-up and cleared by the loop before it empties the inbox: whoever saw it set had
+            # appended before that, so the loop finds the job. Two threads that both see it clear wake it twice.
+            self._woken = True
+            if reply.weight >= HEAVY:
+                self._wake()
+            else:
+                self._waiter.at_end_of_turn(self._wake)
 
     def _await(self, reply: Reply, timeout: float) -> Any:
         answered = self._waiter.wait(reply.cell, timeout)
@@ -223,6 +194,16 @@ class Bridge:
         reply.claim()
         self._inbox.append(Reply(self, (self._abandoned, reply), 0, 0))
         self._wake()
+
+    def left(self, reply: Posted) -> None:
+        """A receiver has had its last call."""
+        self._waiter.forget(reply)
+        if not reply.settled:
+            self._abandon(reply)
+
+    def report(self, error: Exception) -> None:
+        """A receiver has raised, which nobody expects."""
+        self._notices.append(("unexpected", {"error": repr(error)}))
 
     def _wake(self) -> None:
         try:
@@ -281,9 +262,14 @@ class Bridge:
             else:
                 self._release(reply)
 
-    def _finished(self, reply: Reply) -> None:
+    def finished(self, reply: Reply) -> None:
+        """A job has answered."""
         self._started.discard(reply)
         self._release(reply)
+        self.hand_over(reply)
+
+    def hand_over(self, reply: Reply) -> None:
+        """Wakes the caller at the end of this turn of the loop."""
         self._outbox.append(reply)
         self._schedule_flush()
 

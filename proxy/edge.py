@@ -24,6 +24,8 @@ import structlog
 
 from proxy.config import Config
 from proxy.errors import of_status, to_response
+from proxy.http1_repeats import AGAIN
+from proxy.http1_responses import head_of
 
 Environ = dict[str, Any]
 HeaderList = list[tuple[str, str]]
@@ -38,6 +40,16 @@ _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,2048}", re.ASCII)
 _PREFLIGHT_SECONDS = "600"
 _EXPOSED = "X-Request-Id, Retry-After"
+
+
+class Offer:
+    """What the application leaves at `AGAIN`. `head` is for the edge to set: it makes the head of an answer, and the
+    line in the log, from the time at which the request came (`time.perf_counter`) and the lengths of both bodies.
+    """
+
+    __slots__ = ("head",)
+
+    head: Callable[[float, int, int], bytes]
 
 
 class Edge:
@@ -141,6 +153,22 @@ class Edge:
             headers.append(("Access-Control-Allow-Headers", asked))
         return headers
 
+    def adopt(self, offer: Offer, environ: Environ, status: str, headers: HeaderList) -> None:
+        """Adds our part to what serves further requests with this head: a request id in each answer, and a log line."""
+        head, id = head_of(status, headers), environ[REQUEST_ID]
+        before, name, after = head.partition(b"X-Request-Id: ")
+        before, after = before + name, after[len(id) :]
+        given = id if id == environ.get("HTTP_X_REQUEST_ID") else ""
+
+        def make_head(began: float, length: int, sent: int) -> bytes:
+            own = given or self._request_id("")
+            if self._sample:
+                seen = {**environ, REQUEST_ID: own, "CONTENT_LENGTH": str(length)}
+                self.log(seen, environ[ROUTE], int(status[:3]), sent, time.perf_counter() - began)
+            return b"%b%b%b" % (before, own.encode(), after)
+
+        offer.head = make_head
+
     def log(
         self, environ: Environ, route: tuple[str | None, str | None], status: int, sent: int, seconds: float
     ) -> None:
@@ -180,7 +208,11 @@ class Exchange:
         """The application's `start_response`."""
         self._status = int(status[:3])
         self._route = _route(self._environ)  # Flask takes its request away before the answer is sent
-        return self._start(status, self._edge.dress(self._environ, headers), *([exc_info] if exc_info else []))
+        headers = self._edge.dress(self._environ, headers)
+        offer = self._environ.get(AGAIN)
+        if isinstance(offer, Offer):
+            self._edge.adopt(offer, self._environ, status, headers)
+        return self._start(status, headers, *([exc_info] if exc_info else []))
 
     def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """What to send: the application's body; one that is not complete yet is watched to its end."""

@@ -8,7 +8,7 @@ Routes of a team's own use it as ours do::
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from flask import current_app, request
 
@@ -16,6 +16,7 @@ import schemas
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, Unauthorized
+from proxy.gathering import Done
 from proxy.messages import Ack, Station, station_named
 from proxy.producer import Producer
 from proxy.shaping import HeaderFilter, HeaderPairs, check_headers
@@ -26,14 +27,29 @@ OUTCOME = "stations.outcome"  # what the lane met, for Flask to answer
 MAX_PROVED = 10_000
 _KEY = Key()
 
-Answer = Callable[["Stations", Credentials, Station, Mapping[str, Any], bytes], bytes]
+
+class Plan(Protocol):
+    """A produce as the head of its request says it; whatever the body is, it stays the same."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether `post` may be used for further requests with the same head."""
+
+    def answer(self, body: bytes) -> bytes:
+        """Produces and returns the answer's body. Raises what is wrong, or what became of it."""
+
+    def post(self, body: bytes, done: Done, tag: Any) -> None:
+        """The same without waiting, where it `repeats`: `done(tag, ack or error)` is called in gevent's event loop."""
+
+
+MakePlan = Callable[["Stations", Credentials, Station, Mapping[str, Any]], Plan]
 
 
 class Proved(NamedTuple):
-    """A path that Flask has served: its endpoint, what answered, the station, the pattern of the route."""
+    """A path that Flask has served: its endpoint, what planned the answer, the station, the pattern of the route."""
 
     endpoint: str
-    answer: Answer
+    plan: MakePlan
     station: Station
     rule: str
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import gevent
 
-from proxy.http1_repeats import KnownHead, known_head
+from proxy.http1_repeats import AGAIN, KnownHead, known_head
 from proxy.http1_requests import Environ, Refusal, Request, RequestParser, SchemeHeaders
 from proxy.http1_responses import Application, Response, error_application
 from proxy.http1_service import Service
@@ -39,6 +39,7 @@ class Connection:
 
     __slots__ = (
         "_accounted",
+        "_asked",
         "_awaits",
         "_greenlet",
         "_known",
@@ -70,6 +71,7 @@ class Connection:
         self._awaits = ""
         self._accounted = self._to_discard = self._unknown = 0
         self._known: KnownHead | None = None
+        self._asked: tuple[KnownHead, bytes] | None = None
         self._greenlet: Any = None
         self._paused = self.busy = self.closed = False
         self.deadline = time.monotonic() + service.options.header_seconds
@@ -128,16 +130,54 @@ class Connection:
             self._paused = True
 
     def _take(self, data: bytes) -> None:
-        parser = self._parser
-        known = None if self._known is None or parser.waiting else self._known.request(data)
-        if known is not None:
-            parser.ready.append(known)
+        parser, known = self._parser, self._known
+        body = None if known is None or parser.waiting else known.body(data)
+        if known is not None and body is not None:
+            if self._ask(known, body):
+                return
+            parser.ready.append(known.request(body, self._service.application))
         else:
             self._parse(parser, data)
         if parser.ready:
             self._dispatch()
         elif self._transport.pending:
             self._service.loop.run_callback(self._go_on)
+
+    def _ask(self, known: KnownHead, body: bytes) -> bool:
+        """Have a request served by what the application has left for this head; false if there is nothing."""
+        service, again = self._service, known.again
+        if again is None or not service.asks or not service.keeps_alive or not again(body, self):
+            return False
+        self.busy = True
+        self._asked = known, body
+        service.count()
+        return True
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """The answer to a request that was asked for; see `Asker`."""
+        if self.closed:
+            return
+        data = b"%bContent-Length: %d\r\n%b%b" % (head, len(body), self._service.date, body)
+        try:
+            rest = self._transport.begin_send(data)
+        except ClientGone:
+            self.close()
+            return
+        self._asked = None
+        if rest is None:
+            self._rest()
+        else:
+            gevent.spawn_raw(self._send_rest, rest)
+
+    def decline(self, more: Environ) -> None:
+        """Serve a request that was asked for in the ordinary way; see `Asker`."""
+        if self.closed or self._asked is None:
+            return
+        (known, body), self._asked = self._asked, None
+        request = known.request(body, self._service.application)
+        request.environ.update(more)
+        self._parser.ready.append(request)
+        self._dispatch()
 
     def _parse(self, parser: RequestParser, data: bytes) -> None:
         begins = not parser.waiting
@@ -190,6 +230,19 @@ class Connection:
             self.close()
 
     # In a greenlet.
+
+    def _send_rest(self, rest: memoryview) -> None:
+        """Go on with an answer that the client takes slowly."""
+        self._greenlet = gevent.getcurrent()
+        try:
+            self._transport.send_rest(rest)
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, ClientGone):
+                raise
+        else:
+            self._greenlet = None
+            self._rest()
 
     def serve(self, greenlet: Any) -> None:
         """Answer what is ready, in order, and go back to reading, or close."""
@@ -246,6 +299,9 @@ class Connection:
             response = self._fail(request, response)
         if options.after is not None:
             options.after(request, response, began)
+        if self._known is not None and AGAIN in request.environ:
+            offered = request.environ[AGAIN]
+            self._known.again = None if offered is service.application else offered
         return response.keep_alive and not self.closed
 
     def _fail(self, request: Request, response: Response) -> Response:

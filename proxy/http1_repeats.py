@@ -2,14 +2,20 @@
 
 On a kept-alive connection most requests differ from the one before in their body and its length alone. Their head is
 the same bytes, so parsing it again could only give the same result.
+
+An application may go further. Where the environ has the key `AGAIN`, which holds what the server calls for each
+request, it may put a function there instead, an `Again`, that serves further requests with this head: it gets their
+bodies, and no environ is made for them.
 """
 
 from __future__ import annotations
 
 import re
 from io import BytesIO
+from typing import Protocol
 
 from proxy.http1_requests import Environ, Request
+from proxy.http1_responses import Application
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 _LENGTH_DIGITS = 9
@@ -17,34 +23,56 @@ _LARGEST_HEAD = 2048
 # Heads that mean more than "here is a body of this length".
 _SPECIAL = {"HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_UPGRADE", "HTTP_CONNECTION"}
 
+AGAIN = "stations.again"
+
+
+class Asker(Protocol):
+    """Who waits for the answer to a request that an `Again` took. One of the two is called, in the event loop."""
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """Answers; `head` has no Content-Length, no Date, and no empty line at its end."""
+
+    def decline(self, more: Environ) -> None:
+        """Has the application serve the request after all, with this added to its environ."""
+
+
+class Again(Protocol):
+    """What an application offers to serve requests with a head that it has served."""
+
+    def __call__(self, body: bytes, asker: Asker) -> bool:
+        """Takes a body, and answers later; or returns false, and the application serves the request as any other."""
+
 
 class KnownHead:
-    """A head that was parsed and found to be in order; `request` recognises it."""
+    """A head that was parsed and found to be in order; `body` recognises it, `request` makes a request of it."""
 
-    __slots__ = ("_after", "_before", "_environ", "_largest_body")
+    __slots__ = ("_after", "_before", "_environ", "_largest_body", "again")
 
     def __init__(self, before: bytes, after: bytes, environ: Environ, largest_body: int) -> None:
         self._before = before
         self._after = after
         self._environ = environ
         self._largest_body = largest_body
+        self.again: Again | None = None
 
-    def request(self, data: bytes) -> Request | None:
-        """The request in `data`, if that is this head with some length, a body of that length, and nothing else."""
+    def body(self, data: bytes) -> bytes | None:
+        """The body of the request in `data`, if that is this head with its length, the body, and nothing else."""
         before = self._before
         if not data.startswith(before):
             return None
         start = len(before)
         end = data.find(b"\r", start, start + _LENGTH_DIGITS + 1)
-        length = data[start:end]
-        if not length.isdigit() or not data.startswith(self._after, end):
+        if end < 0 or not data.startswith(self._after, end):
             return None
         body = data[end + len(self._after) :]
-        if int(length) != len(body) or len(body) > self._largest_body:
-            return None
+        return body if len(body) <= self._largest_body and data[start:end] == b"%d" % len(body) else None
+
+    def request(self, body: bytes, application: Application) -> Request:
+        """The request with this head and that body, for that application."""
         environ = self._environ.copy()
-        environ["CONTENT_LENGTH"] = length.decode()
+        environ["CONTENT_LENGTH"] = str(len(body))
         environ["wsgi.input"] = BytesIO(body)
+        environ[AGAIN] = application
         return Request(environ, keep_alive=True, http10=False)
 
 

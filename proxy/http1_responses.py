@@ -81,22 +81,7 @@ class Response:
             raise exc_info[1].with_traceback(exc_info[2])
         if exc_info is None and self.status:
             raise AssertionError("start_response was called again without exc_info")
-        head, omits_body = _status_lines.get(status) or _status_line(status)
-        length = None
-        lines = 1
-        for name, value in headers:
-            prefix = _prefixes.get(name)
-            if prefix is None:
-                prefix = _prefix(name)
-            if prefix:
-                head += prefix + value + "\r\n"
-                lines += 1
-            elif name.lower() == "content-length":
-                length = _content_length(value)
-        encoded = head.encode("latin-1")
-        if encoded.translate(None, _TEXT) != _LINE_ENDS[: 2 * lines]:
-            raise ValueError("a response header holds a control character, or there are too many headers")
-        self._head, self._length = encoded, length
+        self._head, self._length, omits_body = _encoded(status, headers)
         self._omits_body = omits_body or self._request.environ.get("REQUEST_METHOD") == "HEAD"
         self.status, self.headers = status, headers
         return self.write
@@ -163,6 +148,31 @@ class Response:
             return b""
         self._chunked = True
         return b"Transfer-Encoding: chunked\r\n"
+
+
+def head_of(status: str, headers: Headers) -> bytes:
+    """The head of an answer as it is sent, without the headers of framing and date. Raises `ValueError`."""
+    return _encoded(status, headers)[0]
+
+
+def _encoded(status: str, headers: Headers) -> tuple[bytes, int | None, bool]:
+    """That head, the length of the body if it is told, and whether this status has none."""
+    head, omits_body = _status_lines.get(status) or _status_line(status)
+    length = None
+    lines = 1
+    for name, value in headers:
+        prefix = _prefixes.get(name)
+        if prefix is None:
+            prefix = _prefix(name)
+        if prefix:
+            head += prefix + value + "\r\n"
+            lines += 1
+        elif name.lower() == "content-length":
+            length = _content_length(value)
+    encoded = head.encode("latin-1")
+    if encoded.translate(None, _TEXT) != _LINE_ENDS[: 2 * lines]:
+        raise ValueError("a response header holds a control character, or there are too many headers")
+    return encoded, length, omits_body
 
 
 def error_answer(status: int, message: str, environ: Environ) -> tuple[Headers, bytes]:

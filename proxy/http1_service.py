@@ -56,6 +56,8 @@ class Service:
         self.requests = 0
         self.buffered = 0
         self.keeps_alive = options.keepalive_seconds > 0
+        #: Whether applications may serve requests without an environ; hooks and gunicorn's access log want one.
+        self.asks = options.before is None and options.after is None
         self.on_close: Callable[[], None] = lambda: None
         self.loop = gevent.get_hub().loop
         self._retire = retire

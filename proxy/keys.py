@@ -15,10 +15,12 @@ import itertools
 import secrets
 import string
 
+from proxy.errors import GatewayError
 from proxy.sealing import derive
 
 _ALPHABET = string.ascii_letters + string.digits + "-_"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_WITH_KEY = (503, 504)
 _BITS = 54  # nine characters of six bits
 
 
@@ -67,6 +69,13 @@ def atomic_ids(namespace: str, key: str, payloads: list[bytes]) -> list[str]:
     for payload in payloads:
         digest.update(b"%d:%b" % (len(payload), payload))
     return [f"{namespace}.{key}.{index}.a{digest.hexdigest()[:8]}" for index in range(len(payloads))]
+
+
+def with_key(error: GatewayError, key: str) -> GatewayError:
+    """The error, telling the sender the key that makes repeating safe, where repeating can help."""
+    if error.status in _WITH_KEY or error.repeat == "with-key":
+        error.fields["idempotency_key"] = key
+    return error
 
 
 @functools.lru_cache(maxsize=4096)

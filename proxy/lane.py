@@ -6,11 +6,15 @@ the request as it was, and what the lane met, so that it answers without produci
 
 It steps aside for a route on which the application has anything of its own: hooks, a replaced view, receivers of
 signals, classes of its own.
+
+A server that recognises heads it has seen (see `proxy.http1_repeats`) is offered more: a function that takes the body
+of the next request with the same head, and answers it without the way through WSGI. The same rules hold for each call.
 """
 
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,13 +22,14 @@ import flask
 from flask import Flask, signals
 from flask.sessions import SecureCookieSessionInterface
 
-from proxy.extension import OUTCOME, Proved, Stations
+from proxy.edge import ROUTE, USER, Offer
+from proxy.extension import OUTCOME, Plan, Proved, Stations
+from proxy.http1_repeats import AGAIN, Asker
+from proxy.messages import Ack
+from proxy.tokens import Caller
 
 Environ = dict[str, Any]
 App = Callable[..., Iterable[bytes]]
-
-ROUTE = "stations.route"
-USER = "stations.user"
 
 _SIGNALS = (
     signals.appcontext_popped,
@@ -41,7 +46,8 @@ class Lane:
     """Wraps the WSGI side of a Flask application that has the `stations` extension."""
 
     def __init__(self, wsgi_app: App, app: Flask, extension: Stations) -> None:
-        self._wsgi_app, self._app, self._extension = wsgi_app, app, extension
+        self.extension = extension
+        self._wsgi_app, self._app = wsgi_app, app
         self._views = dict(app.view_functions)
         self._plain = type(app) is Flask and type(extension) is Stations
 
@@ -49,8 +55,8 @@ class Lane:
         """One request, the short way if it is one that was proved."""
         content = None
         if environ["REQUEST_METHOD"] == "POST":
-            proved = self._extension.proved.get(environ["PATH_INFO"])
-            if proved is not None and not self._has_company(proved):
+            proved = self.extension.proved.get(environ["PATH_INFO"])
+            if proved is not None and not self.has_company(proved):
                 content = self._answer(environ, proved)
         if content is None:
             return self._wsgi_app(environ, start_response)
@@ -60,7 +66,7 @@ class Lane:
     def _answer(self, environ: Environ, proved: Proved) -> bytes | None:
         """The answer's body; None when it is for Flask to answer."""
         header = environ.get("HTTP_AUTHORIZATION", "")
-        caller = self._extension.tokens.remembered(header[7:]) if header[:7] == "Bearer " else None
+        caller = self.extension.tokens.remembered(header[7:]) if header[:7] == "Bearer " else None
         length = self._length(environ)
         if caller is None or length is None:
             return None
@@ -70,23 +76,34 @@ class Lane:
             environ["wsgi.input"] = io.BytesIO(body)
             return None
         try:
-            content = proved.answer(self._extension, caller.credentials, proved.station, environ, body)
+            plan = proved.plan(self.extension, caller.credentials, proved.station, environ)
+            content = plan.answer(body)
         except Exception as error:
             environ[OUTCOME] = error
             environ["wsgi.input"] = io.BytesIO(body)
             return None
         environ[ROUTE] = (proved.rule, proved.station.name)
+        if plan.repeats and environ.get(AGAIN) is self._app and not self.is_wrapped():
+            environ[AGAIN] = Again(self, environ["PATH_INFO"], proved, header[7:], caller, plan, content)
         return content
 
     def _length(self, environ: Environ) -> int | None:
         """The body's length; None for a body that Flask should judge."""
         text = environ.get("CONTENT_LENGTH", "")
-        limit = self._app.config["MAX_CONTENT_LENGTH"]
         if not text.isdecimal() or "HTTP_TRANSFER_ENCODING" in environ or "HTTP_CONTENT_ENCODING" in environ:
             return None
-        return int(text) if limit is None or int(text) <= limit else None
+        return int(text) if self.fits(int(text)) else None
 
-    def _has_company(self, proved: Proved) -> bool:
+    def fits(self, length: int) -> bool:
+        """Whether the application takes bodies of that many bytes."""
+        limit = self._app.config["MAX_CONTENT_LENGTH"]
+        return limit is None or length <= limit
+
+    def is_wrapped(self) -> bool:
+        """Whether the application has put something around us, which is to see every request."""
+        return self._app.wsgi_app is not self.extension.edge
+
+    def has_company(self, proved: Proved) -> bool:
         """Whether anything of the application's own would run for this route, or on its answer."""
         app = self._app
         return (
@@ -102,6 +119,47 @@ class Lane:
             or app.response_class is not flask.Response
             or _is_heard()
         )
+
+
+class Again(Offer):
+    """What serves further requests with the head of one that the lane has served; `proxy.http1_repeats` calls it.
+
+    Nothing is taken for granted but what follows from the head: each time the token, the route and the application are
+    asked as for any other request.
+    """
+
+    __slots__ = ("_caller", "_content", "_lane", "_path", "_plan", "_proved", "_token")
+
+    def __init__(
+        self, lane: Lane, path: str, proved: Proved, token: str, caller: Caller, plan: Plan, content: bytes
+    ) -> None:
+        self._lane, self._path, self._proved = lane, path, proved
+        self._token, self._caller, self._plan, self._content = token, caller, plan, content
+
+    def __call__(self, body: bytes, asker: Asker) -> bool:
+        """Takes a body; false where the whole way has to be gone. Whoever asked is answered in the event loop."""
+        lane, proved = self._lane, self._proved
+        extension = lane.extension
+        if (
+            extension.proved.get(self._path) is not proved
+            or extension.tokens.remembered(self._token) is not self._caller
+            or not lane.fits(len(body))
+            or lane.is_wrapped()
+            or lane.has_company(proved)
+        ):
+            return False
+        try:
+            self._plan.post(body, self._settled, (asker, time.perf_counter(), len(body)))
+        except Exception:  # whatever it is, the whole way finds it too, and answers
+            return False
+        return True
+
+    def _settled(self, asked: tuple[Asker, float, int], result: Ack | Exception) -> None:
+        asker, began, length = asked
+        if isinstance(result, Ack):
+            asker.answer(self.head(began, length, len(self._content)), self._content)
+        else:
+            asker.decline({OUTCOME: result})
 
 
 def _applies(hooks: Mapping[str | None, Any], proved: Proved) -> bool:

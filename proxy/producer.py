@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from proxy.bridge import Bridge, GaveUp
+from proxy.bridge import Bridge
 from proxy.brokers import open_broker
 from proxy.brokers.pool import Pool
 from proxy.config import Config
@@ -22,15 +22,16 @@ from proxy.errors import (
     Overloaded,
     Stopping,
 )
-from proxy.keys import KeyMaker, atomic_ids, element_ids, single_id
+from proxy.gathering import Done, Gathering, Order
+from proxy.keys import KeyMaker, atomic_ids, element_ids, single_id, with_key
 from proxy.messages import Ack, Manner, Message, Station
+from proxy.replies import GaveUp
 
 LOG_ON_SECONDS = 15.0
 CHECK_SECONDS = 5.0
 CHECK_MEMORY_SECONDS = 1.0
 # The loop ends every delivery at its deadline; a caller that waits longer knows that the loop stands still.
 GRACE_SECONDS = 0.75
-WITH_KEY = (503, 504)
 
 HeaderPairs = tuple[tuple[str, str], ...]
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Producer:
         self._stopped = False
         self._pool: Pool
         self._keys: KeyMaker
+        self._gathering: Gathering
         self._bridge: Bridge | None = None
         self._checking = threading.RLock()  # `check` may be what starts, and the start checks
         self._checked: tuple[float, GatewayError | None] = (0.0, None)
@@ -68,6 +70,8 @@ class Producer:
                 on_notice=_log_notice,
             )
             bridge.start(timeout)
+            seconds = config.produce_timeout_seconds
+            self._gathering = Gathering(bridge, self._pool.publish, seconds, GRACE_SECONDS)
             self._bridge = bridge
         try:
             self.check()
@@ -157,7 +161,26 @@ class Producer:
             result = error
         if isinstance(result, Ack):
             return result
-        raise result if key else _with_key(result, own)
+        raise result if key else with_key(result, own)
+
+    def post(
+        self,
+        credentials: Credentials,
+        station: Station,
+        payload: bytes,
+        headers: HeaderPairs,
+        done: Done,
+        tag: Any = None,
+    ) -> None:
+        """Produces one message without waiting: `done(tag, ack or error)` is called in gevent's event loop.
+
+        The error is what `single` would raise. Raises `Stopping` when nothing is taken any more, or without gevent.
+        """
+        if self._bridge is None or not self._bridge.calls_back:
+            raise Stopping
+        id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own())
+        message = Message(payload, headers, id)
+        self._gathering.add(credentials, station, Order(message, _size([message]), done, tag))
 
     def batch(
         self,
@@ -185,11 +208,11 @@ class Producer:
         except GatewayError as error:
             results = [error] * len(messages)
         if manner == "atomic" and isinstance(results[0], GatewayError):
-            raise results[0] if key else _with_key(results[0], own)
+            raise results[0] if key else with_key(results[0], own)
         failures = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
         if failures:
             failed = BatchFailed(len(results), failures)
-            raise failed if key else _with_key(failed, own)
+            raise failed if key else with_key(failed, own)
         return [result for result in results if isinstance(result, Ack)]
 
     def _publish(
@@ -217,13 +240,6 @@ def _size(messages: list[Message]) -> int:
     """Bytes of the messages of one produce, which all have the same headers: many small ones may consist of these."""
     head = sum(len(name) + len(value) for name, value in messages[0].headers)
     return sum(len(message.payload) for message in messages) + head * len(messages)
-
-
-def _with_key(error: GatewayError, key: str) -> GatewayError:
-    """Tells the sender the key that makes repeating safe."""
-    if error.status in WITH_KEY or error.repeat == "with-key":
-        error.fields["idempotency_key"] = key
-    return error
 
 
 def _log_notice(event: str, fields: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ import schemas
 from proxy import shaping
 from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, LengthRequired, UnsupportedMediaType, encode
-from proxy.extension import OUTCOME, Answer, Proved, Stations, the_stations
+from proxy.extension import OUTCOME, MakePlan, Proved, Stations, the_stations
+from proxy.gathering import Done
 from proxy.messages import Ack, Manner, Station, station_named
 from schemas.stations import AckAt, AckOf, Key
 
@@ -41,56 +42,94 @@ def _add_converter(state: BlueprintSetupState) -> None:
 @bp.post("/<station:station>/produce/single")
 def produce_single(station: str) -> Response:
     """Stores the body as one message; answers once the broker has it."""
-    return _produce(station, single)
+    return _produce(station, Single)
 
 
 @bp.post("/<station:station>/produce/batch")
 def produce_batch(station: str) -> Response:
     """Stores each element of the body as one message; answers once the broker has all of them."""
-    return _produce(station, batch)
+    return _produce(station, Batch)
 
 
-def _produce(name: str, answer: Answer) -> Response:
+def _produce(name: str, plan: MakePlan) -> Response:
     """What Flask adds: the route, the limit on the body, and the memory that this request was fine."""
     extension, environ = the_stations(), request.environ
     if OUTCOME in environ:  # the lane has tried, and only the answer is left to give
         raise environ[OUTCOME]
     credentials, station, body = extension.caller().credentials, station_named(name), _body()
-    content = answer(extension, credentials, station, environ, body)
-    extension.prove(environ["PATH_INFO"], Proved(str(request.endpoint), answer, station, str(request.url_rule)))
+    content = plan(extension, credentials, station, environ).answer(body)
+    extension.prove(environ["PATH_INFO"], Proved(str(request.endpoint), plan, station, str(request.url_rule)))
     return Response(content, mimetype="application/json")
 
 
-def single(
-    extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any], body: bytes
-) -> bytes:
-    """Produces the body as one message and returns the answer's body. Raises what is wrong, or what became of it."""
-    key, preferences = _key(environ), _preferences(environ)
-    payload = shaping.single(environ.get("CONTENT_TYPE", ""), body)
-    headers = extension.headers.pick(environ)
-    manner = _manner(preferences - {"atomic"})
-    ack = extension.producer.single(credentials, station, payload, headers, key, manner)
-    if REPRESENTATION not in preferences:
-        return STORED
-    return encode({"ack": _ACK.dump(_place(station, ack)), "error": None, "success": True})
+class _Plan:
+    """A produce as the head of its request says it: whose, where to, with which headers, key and preferences.
+
+    Raises what is wrong with the head.
+    """
+
+    __slots__ = ("_content_type", "_credentials", "_extension", "_headers", "_key", "_preferences", "_station")
+
+    #: The content type that messages are stored with; None for the request's.
+    stored_type: str | None = None
+
+    def __init__(
+        self, extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any]
+    ) -> None:
+        self._extension, self._credentials, self._station = extension, credentials, station
+        self._key, self._preferences = _key(environ), _preferences(environ)
+        self._content_type = environ.get("CONTENT_TYPE", "")
+        self._headers = extension.headers.pick(environ, content_type=self.stored_type)
 
 
-def batch(
-    extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any], body: bytes
-) -> bytes:
-    """Produces each element of the body as one message; otherwise as `single`."""
-    key, preferences = _key(environ), _preferences(environ)
-    most = extension.config.max_batch_messages
-    if "atomic" in preferences:
-        most = min(most, ATOMIC_MESSAGES)
-    payloads = shaping.batch(environ.get("CONTENT_TYPE", ""), body, most)
-    headers = extension.headers.pick(environ, content_type="application/json")
-    manner = _manner(preferences)
-    acks = extension.producer.batch(credentials, station, payloads, headers, key, manner)
-    if REPRESENTATION not in preferences:
-        return STORED
-    rows = [{"index": index, **_place(station, ack)} for index, ack in enumerate(acks)]
-    return encode({"acks": _ACKS.dump(rows), "error": None, "success": True})
+class Single(_Plan):
+    """The body is one message."""
+
+    __slots__ = ()
+
+    @property
+    def repeats(self) -> bool:
+        """Whether `post` does for further bodies under the same head what `answer` does, and `answer` says the same."""
+        return not self._key and REPRESENTATION not in self._preferences
+
+    def answer(self, body: bytes) -> bytes:
+        """Produces the body and returns the answer's body. Raises what is wrong, or what became of it."""
+        payload = shaping.single(self._content_type, body)
+        manner = _manner(self._preferences - {"atomic"})
+        producer = self._extension.producer
+        ack = producer.single(self._credentials, self._station, payload, self._headers, self._key, manner)
+        if REPRESENTATION not in self._preferences:
+            return STORED
+        return encode({"ack": _ACK.dump(_place(self._station, ack)), "error": None, "success": True})
+
+    def post(self, body: bytes, done: Done, tag: Any) -> None:
+        """Produces without waiting: `done(tag, ack or error)` is called in the event loop. Raises what is wrong."""
+        payload = shaping.single(self._content_type, body)
+        self._extension.producer.post(self._credentials, self._station, payload, self._headers, done, tag)
+
+
+class Batch(_Plan):
+    """Each element of the body is one message."""
+
+    __slots__ = ()
+
+    stored_type = "application/json"
+    repeats = False
+
+    def answer(self, body: bytes) -> bytes:
+        """Produces the elements and returns the answer's body. Raises what is wrong, or what became of them."""
+        manner, most = _manner(self._preferences), self._extension.config.max_batch_messages
+        payloads = shaping.batch(self._content_type, body, min(most, ATOMIC_MESSAGES) if manner == "atomic" else most)
+        producer = self._extension.producer
+        acks = producer.batch(self._credentials, self._station, payloads, self._headers, self._key, manner)
+        if REPRESENTATION not in self._preferences:
+            return STORED
+        rows = [{"index": index, **_place(self._station, ack)} for index, ack in enumerate(acks)]
+        return encode({"acks": _ACKS.dump(rows), "error": None, "success": True})
+
+    def post(self, body: bytes, done: Done, tag: Any) -> None:
+        """Batches are worth a greenlet, and always wait in one."""
+        raise TypeError("a batch is not posted")
 
 
 def _body() -> bytes:

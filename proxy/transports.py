@@ -42,14 +42,19 @@ class Transport:
     def send(self, data: bytes) -> None:
         """Send all of it. Raises `ClientGone`."""
         # One send() where the kernel takes everything: gevent's sendall() would ask for the buffer's size each time.
+        rest = self.begin_send(data)
+        if rest is not None:
+            self.send_rest(rest)
+
+    def begin_send(self, data: bytes) -> memoryview | None:
+        """Send what there is room for, without waiting; returns the rest, for `send_rest`. Raises `ClientGone`."""
         try:
             sent = self._sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             raise ClientGone from error
-        if sent != len(data):
-            self._send_rest(memoryview(data)[sent:])
+        return None if sent == len(data) else memoryview(data)[sent:]
 
     def send_now(self, data: bytes) -> None:
         """Send a few bytes if there is room for them, which there is unless the client reads nothing."""
@@ -70,7 +75,8 @@ class Transport:
         with contextlib.suppress(OSError):
             self._sock.close()
 
-    def _send_rest(self, rest: memoryview) -> None:
+    def send_rest(self, rest: memoryview) -> None:
+        """Send what `begin_send` has left over, waiting for room."""
         while rest:
             gevent.socket.wait_write(self._sock.fileno(), timeout=self._send_seconds, timeout_exc=ClientGone())
             try:
@@ -110,13 +116,13 @@ class TlsTransport(Transport):
             finally:
                 self._flush_now()
 
-    def send(self, data: bytes) -> None:
-        """Encrypt and send all of it. Raises `ClientGone`."""
+    def begin_send(self, data: bytes) -> memoryview | None:
+        """Encrypt it and send what there is room for; as for plain sockets."""
         try:
             self._tls.write(data)
         except ssl.SSLError as error:
             raise ClientGone from error
-        super().send(self._outgoing.read())
+        return super().begin_send(self._outgoing.read())
 
     def send_now(self, data: bytes) -> None:
         """Encrypt and send a few bytes if there is room for them."""

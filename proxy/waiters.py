@@ -1,8 +1,8 @@
 """How a caller waits for an answer from another thread: as a greenlet of gevent, or as a plain thread.
 
-The bridge asks five things of a waiter: make a cell for a caller, let the caller wait on it, wake the callers of many
-cells from the loop's thread, run a function at the end of the caller's turn, and run another one on the callers' side
-after each wake-up.
+The bridge asks six things of a waiter: make a cell for a caller, let the caller wait on it, or expect a cell that is no
+caller, wake many cells from the loop's thread, run a function at the end of the caller's turn, and run another one on
+the callers' side after each wake-up.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ TICK_SECONDS = 0.1
 class Waiter(Protocol):
     """What the bridge needs to know about its callers."""
 
+    #: Whether there is an event loop that calls cells which are no callers.
+    calls_back: bool
+
     def open(self, after_wake: Callable[[], None]) -> None:
         """Makes ready, in the thread that will wait; `after_wake` runs there after each wake-up, if it can."""
 
@@ -33,6 +36,12 @@ class Waiter(Protocol):
     def wait(self, cell: Cell, timeout: float) -> bool:
         """Waits up to `timeout` seconds; false when time was up."""
 
+    def expect(self, cell: Cell, timeout: float) -> None:
+        """Has `cell.switch(False)` called after `timeout` seconds. The cell is the bridge's own, none of `new`."""
+
+    def forget(self, cell: Cell) -> None:
+        """Expects it no longer."""
+
     def wake(self, cells: list[Cell]) -> None:
         """Wakes those who wait on these cells; called on the loop's thread."""
 
@@ -42,6 +51,8 @@ class Waiter(Protocol):
 
 class ThreadWaiter:
     """Callers are threads. A cell is a lock that the loop releases, which never makes it wait."""
+
+    calls_back = False
 
     def open(self, after_wake: Callable[[], None]) -> None:
         """Nothing is needed; callers look for notices themselves."""
@@ -59,6 +70,13 @@ class ThreadWaiter:
         """Takes the lock again, once the loop has released it."""
         taken: bool = cell.acquire(timeout=timeout)
         return taken
+
+    def expect(self, cell: Cell, timeout: float) -> None:
+        """Threads wait, each on its own: there is nobody who could call a cell."""
+        raise RuntimeError("threads have no event loop that could be called back")
+
+    def forget(self, cell: Cell) -> None:
+        """Nothing is expected."""
 
     def wake(self, cells: list[Cell]) -> None:
         """Releases the locks."""
@@ -78,6 +96,8 @@ class GeventWaiter:
     hub's callback switches to the greenlets. One timer looks after all deadlines, ten times a second: a timer for each
     wait costs more than the wait.
     """
+
+    calls_back = True
 
     def open(self, after_wake: Callable[[], None]) -> None:
         """Starts the watchers in this thread's hub; the hub exists from here on, before any other thread does."""
@@ -111,6 +131,14 @@ class GeventWaiter:
         finally:
             del self._deadlines[cell]
         return answered
+
+    def expect(self, cell: Cell, timeout: float) -> None:
+        """The hub calls the cell, whatever comes first: the answer, or a tick after the deadline."""
+        self._deadlines[cell] = monotonic() + timeout
+
+    def forget(self, cell: Cell) -> None:
+        """Leaves the deadline alone."""
+        self._deadlines.pop(cell, None)
 
     def wake(self, cells: list[Cell]) -> None:
         """Leaves the cells for the hub and wakes it."""

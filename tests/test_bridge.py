@@ -15,8 +15,9 @@ from typing import Any
 import gevent
 import pytest
 
-from proxy.bridge import Bridge, GaveUp, Reply
+from proxy.bridge import Bridge
 from proxy.errors import Overloaded, Stopping
+from proxy.replies import GaveUp, Reply
 from proxy.waiters import GeventWaiter, ThreadWaiter, Waiter
 
 WAITERS = {"gevent": GeventWaiter, "threads": ThreadWaiter}

@@ -32,6 +32,13 @@ class Reply(Protocol):
 
     on_abandon: Callable[[], object] | None
 
+    @property
+    def hears_parts(self) -> bool:
+        """Whether parts of the answer are of use before its end."""
+
+    def tell(self, part: Any) -> None:
+        """Answers a part."""
+
     def set(self, value: Any) -> None:
         """Answers."""
 

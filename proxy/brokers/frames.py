@@ -36,7 +36,8 @@ def batch(subject: str, reply: str, messages: list[tuple[bytes, bytes]]) -> byte
 
 def headers(id_name: str, key: str, pairs: tuple[tuple[str, str], ...]) -> bytes:
     """The header block of a message: its de-duplication id under `id_name`, then the message's own headers."""
-    return b"NATS/1.0\r\n%b:%b\r\n%b\r\n" % (id_name.encode(), key.encode(), _shared(pairs))
+    before, after = around(id_name, pairs)
+    return b"%b%b%b" % (before, key.encode(), after)
 
 
 def atomic(head: bytes, batch: str, number: int, last: bool) -> bytes:
@@ -46,13 +47,14 @@ def atomic(head: bytes, batch: str, number: int, last: bool) -> bytes:
 
 
 @functools.lru_cache(maxsize=1024)
-def _shared(pairs: tuple[tuple[str, str], ...]) -> bytes:
-    """The part that the messages of a batch, and of a sender, have in common.
+def around(id_name: str, pairs: tuple[tuple[str, str], ...]) -> tuple[bytes, bytes]:
+    """A header block up to the de-duplication id and from its end on: what a sender's messages have in common.
 
     What would end a line is taken out once more here: whoever forgets to check it must not gain a header by it.
     """
     lines = [f"{name.translate(_FORBIDDEN)}: {value.translate(_FORBIDDEN)}\r\n" for name, value in pairs]
-    return "".join(lines).encode("utf-8", "surrogateescape")
+    shared = "".join(lines).encode("utf-8", "surrogateescape")
+    return f"NATS/1.0\r\n{id_name}:".encode(), b"\r\n%b\r\n" % shared
 
 
 def request(subject: str, reply: str, payload: bytes) -> bytes:

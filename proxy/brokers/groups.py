@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from typing import NamedTuple
 
 from proxy.brokers import answers, frames
@@ -23,6 +24,7 @@ from proxy.brokers.publishing import Delivery, tokens
 BATCHES_SINCE = (2, 14)
 ALONE_SECONDS = 30.0
 MAX_KNOWN_SUBJECTS = 10_000
+OWN_GROUP = 64  # messages of one delivery that are a group of their own
 
 CLOSE = 3  # the operation that ends a batch without a message; see `frames.batch` for the others
 FLOW = 500  # the stream may report after that many messages; it does so no more seldom
@@ -35,8 +37,12 @@ NOT_IN_A_BATCH = {NO_BATCHES, 10206, 10207, 10208, TOO_MANY_BATCHES}
 Member = tuple[Delivery, int]
 
 
-# A message to send: whose it is, which of its messages, its header block, its payload.
-Row = tuple[Delivery, int, bytes, bytes]
+class Portion(NamedTuple):
+    """Messages of one delivery: which of them, and the header block and payload of each."""
+
+    delivery: Delivery
+    indexes: list[int]
+    pieces: list[tuple[bytes, bytes]]
 
 
 class Batch(NamedTuple):
@@ -62,16 +68,22 @@ class Batch(NamedTuple):
 class Group:
     """The messages of one batch, in order, and what the stream says of them."""
 
-    __slots__ = ("_batch", "_heard", "_members")
+    __slots__ = ("_batch", "_heard", "_portions", "_size")
 
-    def __init__(self, members: list[Member], batch: Batch) -> None:
-        self._members = members
+    def __init__(self, portions: list[Portion], batch: Batch) -> None:
+        self._portions = portions
+        self._size = sum([len(portion.indexes) for portion in portions])
         self._batch = batch
         self._heard: set[int] = set()
 
+    @property
+    def _members(self) -> list[Member]:
+        """All members in order. Only failures ask for it."""
+        return [(portion.delivery, index) for portion in self._portions for index in portion.indexes]
+
     def answered(self, n: int, data: bytes, status: str | None) -> None:
         """A reply to the `n`-th message."""
-        if not 0 < n <= len(self._members):
+        if not 0 < n <= self._size:
             return  # whoever listens to a station can answer on any subject below the inbox
         answer = answers.decode(data) if status is None else None
         if status is not None:
@@ -101,7 +113,7 @@ class Group:
             return
         self._heard.add(n)
         tell(*self._members[n - 1])
-        if len(self._heard) == len(self._members):
+        if len(self._heard) == self._size:
             self._batch.forget()
 
     def _on_error(self, n: int, error: answers.ApiError) -> None:
@@ -110,7 +122,7 @@ class Group:
                 self._batch.rest()
             self._hear(n, lambda delivery, index: delivery.not_stored(index))
             return
-        last = n == len(self._members) and n not in self._heard
+        last = n == self._size and n not in self._heard
         self._hear(n, lambda delivery, index: delivery.on_error(index, error))
         if last:
             self._batch.close(self, n)
@@ -118,6 +130,10 @@ class Group:
     def _on_commit(self, count: int) -> None:
         """The batch has ended: the first `count` are stored, those after are not."""
         self._batch.forget()
+        if count >= self._size and not self._heard:
+            for delivery, indexes, _ in self._portions:
+                delivery.all_stored(indexes)
+            return
         for n, (delivery, index) in enumerate(self._members, 1):
             if n in self._heard:
                 continue
@@ -134,21 +150,21 @@ class Gatherer:
         self._connection = connection
         self._seconds = seconds  # how long a group is waited for
         self._loop = asyncio.get_running_loop()
-        self._gathered: dict[str, list[Row]] = {}
+        self._gathered: dict[str, list[Portion]] = {}
         self._groups: deque[tuple[float, int]] = deque()
         self._alone: dict[str, float] = {}
 
-    def add(self, subject: str, rows: list[Row]) -> None:
+    def add(self, subject: str, portion: Portion) -> None:
         """Sends messages at the end of this turn, together with what else comes until then."""
         if not self._gathered:
             self._loop.call_soon(self._send)
-        self._gathered.setdefault(subject, []).extend(rows)
+        self._gathered.setdefault(subject, []).append(portion)
 
-    def send_alone(self, subject: str, rows: list[Row]) -> None:
+    def send_alone(self, subject: str, portion: Portion) -> None:
         """Sends messages at the end of this turn, each with an answer of its own."""
-        connection = self._connection
-        for delivery, index, head, payload in rows:
-            delivery.alone = True  # it has replies of its own to forget
+        connection, delivery = self._connection, portion.delivery
+        delivery.alone = True  # it has replies of its own to forget
+        for index, (head, payload) in zip(portion.indexes, portion.pieces, strict=True):
             token = delivery.token + index
             frame = frames.publish(subject, connection.reply_subject(token), head, payload)
             connection.send(delivery, index, token, subject, frame)
@@ -162,21 +178,23 @@ class Gatherer:
 
     def _send(self) -> None:
         gathered, self._gathered = self._gathered, {}
-        for subject, rows in gathered.items():
-            if len(rows) > 1:
-                self._send_group(subject, rows)
-            else:  # a batch of one costs more than a message of its own
-                self.send_alone(subject, rows)
+        for subject, portions in gathered.items():
+            for group in _groups(portions):
+                if len(group) == 1 and len(group[0].indexes) == 1:  # a batch of one costs more than a message alone
+                    self.send_alone(subject, group[0])
+                else:
+                    self._send_group(subject, group)
         self._connection.flush()
 
-    def _send_group(self, subject: str, rows: list[Row]) -> None:
+    def _send_group(self, subject: str, portions: list[Portion]) -> None:
         """One batch, in one piece."""
         token = tokens.take(1)
-        reply, last = self._connection.reply_subject(token), len(rows)
-        frame = frames.batch(subject, f"{reply}.{FLOW}.fail.", [(head, payload) for _, _, head, payload in rows])
-        group = Group([(delivery, index) for delivery, index, _, _ in rows], Batch(self, token, subject))
+        reply = self._connection.reply_subject(token)
+        pieces = portions[0].pieces if len(portions) == 1 else list(chain.from_iterable(p.pieces for p in portions))
+        frame = frames.batch(subject, f"{reply}.{FLOW}.fail.", pieces)
+        group = Group(portions, Batch(self, token, subject))
         self._forget_old_groups(token)
-        self._connection.send(group, 0, token, subject, frame, last)
+        self._connection.send(group, 0, token, subject, frame, len(pieces))
 
     def close(self, batch: Batch, group: Group, last: int) -> None:
         """Sends the end of a batch, which is no message."""
@@ -200,3 +218,10 @@ class Gatherer:
         while self._groups and self._groups[0][0] < now:
             self._connection.forget(self._groups.popleft()[1])
         self._groups.append((now + self._seconds, new))
+
+
+def _groups(portions: list[Portion]) -> list[list[Portion]]:
+    """Portions that share a group, which is answered as a whole: a large one waits for none but itself."""
+    small = [portion for portion in portions if len(portion.indexes) < OWN_GROUP]
+    large = [[portion] for portion in portions if len(portion.indexes) >= OWN_GROUP]
+    return [*large, small] if small else large

@@ -57,13 +57,15 @@ class Delivery:
     """The messages of one produce, from hand-over to answer.
 
     `reply` is set to a list with an `Ack` or a `GatewayError` for each message, at the latest at `deadline` (the
-    loop's time). When `grouped`, they may be sent in a group with others, and their sequences are not told.
-    `token` is the number of the first one's reply subject.
+    loop's time); if it hears parts, it is told lists of (index, result) before that, as messages are settled that
+    others would have to wait for. When `grouped`, they may be sent in a group with others, and their sequences are not
+    told. `token` is the number of the first one's reply subject.
     """
 
     __slots__ = (
         "_again",
         "_done",
+        "_early",
         "_finding",
         "_first_sent",
         "_flying",
@@ -112,6 +114,7 @@ class Delivery:
         self.alone = self._looking = self._finding = self._repeating = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._why: GatewayError | None = None
+        self._early: list[tuple[int, Ack | GatewayError]] = []
         reply.on_abandon = self.expire
 
     def _units(self) -> int:
@@ -207,6 +210,17 @@ class Delivery:
     def stored(self, index: int) -> None:
         """The message was stored as one of a group; its place is not told."""
         self._settle(index, _STORED_SOMETIME if index in self._unanswered else _STORED)
+
+    def all_stored(self, indexes: list[int]) -> None:
+        """These messages were stored as some, or all, of a group."""
+        if self._open == len(indexes) == len(self._results) and not self._unanswered:
+            self._results = [_STORED] * self._open
+            self._flying.clear()
+            self._open = 0
+            self._finish()
+        else:
+            for index in indexes:
+                self.stored(index)
 
     def not_stored(self, index: int) -> None:
         """The message was not stored, for no fault of its own: it is sent again, alone, in this turn."""
@@ -342,6 +356,16 @@ class Delivery:
         self._open -= 1
         if not self._open:
             self._finish()
+        elif self._reply.hears_parts:
+            if not self._early:
+                self._loop.call_soon(self._tell_early)
+            self._early.append((index, result))
+
+    def _tell_early(self) -> None:
+        """Tells what was settled in a turn that did not settle everything."""
+        early, self._early = self._early, []
+        if self._open:
+            self._reply.tell(early)
 
     def _finish(self) -> None:
         for task in self._tasks:

@@ -16,7 +16,7 @@ from proxy.brokers import frames
 from proxy.brokers.answers import ApiError
 from proxy.brokers.atomic import AtomicDelivery, cannot
 from proxy.brokers.connection import NO_RESPONDERS, Connection
-from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Row
+from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Portion
 from proxy.brokers.publishing import Delivery, tokens
 from proxy.config import Config
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound
@@ -137,21 +137,31 @@ class Session:
 
     def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
         """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
-        subject, messages = self.subject(delivery.station), delivery.messages
-        limit, too_large = self.connection.max_payload, []
-        rows: list[Row] = []
+        subject = self.subject(delivery.station)
+        portion, too_large = self._portion(delivery, indexes)
+        if grouped and portion.indexes and self._gatherer.takes(subject):
+            self._gatherer.add(subject, portion)
+        else:
+            self._gatherer.send_alone(subject, portion)
+        return too_large
+
+    def _portion(self, delivery: Delivery, indexes: Iterable[int]) -> tuple[Portion, list[int]]:
+        """The messages encoded, and which of them are too large."""
+        limit, messages = self.connection.max_payload, delivery.messages
+        fit, pieces, too_large = list[int](), list[tuple[bytes, bytes]](), list[int]()
+        pairs, before, after = None, b"", b""
         for index in indexes:
             message = messages[index]
-            head = frames.headers(self.id_name, message.key, message.headers)
+            if message.headers is not pairs:  # most share one tuple, and need not look it up
+                pairs = message.headers
+                before, after = frames.around(self.id_name, pairs)
+            head = b"%b%b%b" % (before, message.key.encode(), after)
             if len(head) + len(message.payload) <= limit:
-                rows.append((delivery, index, head, message.payload))
+                fit.append(index)
+                pieces.append((head, message.payload))
             else:
                 too_large.append(index)
-        if grouped and self._gatherer.takes(subject):
-            self._gatherer.add(subject, rows)
-        else:
-            self._gatherer.send_alone(subject, rows)
-        return too_large
+        return Portion(delivery, fit, pieces), too_large
 
     def publish_atomic(self, delivery: AtomicDelivery) -> int | None:
         """Sends the messages of an atomic batch; the index of one that is too large, in which case nothing is sent.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from proxy.brokers.groups import TOO_MANY_BATCHES, Batch, Group
+from proxy.brokers.groups import OWN_GROUP, TOO_MANY_BATCHES, Batch, Group, Portion, _groups
+from proxy.brokers.publishing import Delivery
 from proxy.brokers.session import Session
 from proxy.errors import BatchFailed, GatewayError
 from proxy.messages import station_named
@@ -150,6 +151,10 @@ class Recorder:
         """Stored as one of a group."""
         self.told.append(("stored", index))
 
+    def all_stored(self, indexes: list[int]) -> None:
+        """The same of several."""
+        self.told += [("stored", index) for index in indexes]
+
     def not_stored(self, index: int) -> None:
         """To be sent again."""
         self.told.append(("again", index))
@@ -189,8 +194,8 @@ class Asked:
 def group_of(count: int) -> tuple[Group, Recorder, list[str]]:
     """A group, the delivery all its messages are of, and what it asks for."""
     recorder, asked = Recorder(), Asked()
-    members: list[Any] = [(recorder, index) for index in range(count)]
-    return Group(members, cast(Batch, asked)), recorder, asked.calls
+    portion = Portion(cast(Delivery, recorder), list(range(count)), [(b"", b"")] * count)
+    return Group([portion], cast(Batch, asked)), recorder, asked.calls
 
 
 def test_too_many_open_batches_sends_messages_alone() -> None:
@@ -252,3 +257,25 @@ def test_a_lost_connection_loses_all() -> None:
     group, recorder, _ = group_of(2)
     group.lost(0)
     assert recorder.told == [("lost", 0), ("lost", 1)]
+
+
+def test_a_group_of_several_deliveries_tells_each() -> None:
+    """Each delivery is told of its own messages, whether the batch is stored whole or ends early."""
+    for count, told in ((5, [("stored", 0), ("stored", 1)]), (4, [("stored", 0), ("again", 1)])):
+        first, second = Recorder(), Recorder()
+        portions = [
+            Portion(cast(Delivery, first), [0, 2, 3], [(b"", b"")] * 3),
+            Portion(cast(Delivery, second), [0, 1], [(b"", b"")] * 2),
+        ]
+        group = Group(portions, cast(Batch, Asked()))
+        group.answered(5, b'{"stream":"s","seq":5,"batch":"b","count":%d}' % count, None)
+        assert first.told == [("stored", 0), ("stored", 2), ("stored", 3)]
+        assert second.told == told
+
+
+def test_a_large_portion_is_a_group_of_its_own() -> None:
+    """Small portions share a group; nobody waits for a large one but its sender."""
+    small = [Portion(cast(Delivery, None), [0], [(b"", b"")]) for _ in range(2)]
+    large = Portion(cast(Delivery, None), list(range(OWN_GROUP)), [(b"", b"")] * OWN_GROUP)
+    assert _groups([small[0], large, small[1]]) == [[large], small]
+    assert _groups([large]) == [[large]]

@@ -1,0 +1,115 @@
+"""Single messages whose senders are ready in the same turn of the event loop, handed over together.
+
+A hand-over to the other thread costs about the same for one message and for fifty. So those for the same station and
+user wait for the end of the turn and cross the bridge as one; each sender is told its own result as soon as it is
+known.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from proxy.bridge import Bridge
+from proxy.credentials import Credentials
+from proxy.errors import AckTimeout, GatewayError, Overloaded
+from proxy.keys import with_key
+from proxy.messages import Ack, Message, Station
+from proxy.replies import GaveUp
+
+MOST_TOGETHER = 512
+
+Done = Callable[[Any, "Ack | Exception"], None]
+
+
+class Order(NamedTuple):
+    """A message, its size with headers in bytes, and whom to tell: `done(tag, result)` is called in the event loop."""
+
+    message: Message
+    size: int
+    done: Done
+    tag: Any
+
+
+class Gathering:
+    """Collects the orders of a turn. `job` is a job of the bridge that publishes messages; `seconds` is its deadline.
+
+    One greenlet at a time runs in here, and the event loop never in between: nothing of this can switch.
+    """
+
+    def __init__(self, bridge: Bridge, job: Callable[..., None], seconds: float, grace: float) -> None:
+        self._bridge, self._job, self._seconds, self._grace = bridge, job, seconds, grace
+        self._orders: dict[tuple[Credentials, Station], list[Order]] = {}
+
+    def add(self, credentials: Credentials, station: Station, order: Order) -> None:
+        """Hands a message over at the end of this turn. The order is told what became of it, whatever that is."""
+        if not self._orders:
+            self._bridge.at_end_of_turn(self._post_all)
+        place = credentials, station
+        orders = self._orders.get(place)
+        if orders is None:
+            self._orders[place] = [order]
+        else:
+            orders.append(order)
+
+    def _post_all(self) -> None:
+        gathered, self._orders = self._orders, {}
+        for (credentials, station), orders in gathered.items():
+            for start in range(0, len(orders), MOST_TOGETHER):
+                self._post(credentials, station, orders[start : start + MOST_TOGETHER])
+
+    def _post(self, credentials: Credentials, station: Station, orders: list[Order]) -> None:
+        parcel = Parcel(orders)
+        messages = [order.message for order in orders]
+        try:
+            self._bridge.post(
+                parcel,
+                self._job,
+                credentials,
+                station,
+                messages,
+                self._seconds,
+                "together",
+                timeout=self._seconds + self._grace,
+                weight=len(orders),
+                size=sum([order.size for order in orders]),
+            )
+        except GatewayError as error:
+            parcel.ended(None, error)
+
+
+class Parcel:
+    """Orders that crossed the bridge together: each is told its result, once."""
+
+    def __init__(self, orders: list[Order]) -> None:
+        self._orders: list[Order | None] = [*orders]
+
+    def heard(self, part: list[tuple[int, Ack | GatewayError]]) -> None:
+        """Results that are known before those of others."""
+        for index, result in part:
+            self._tell(index, result)
+
+    def ended(self, value: list[Ack | GatewayError] | None, error: BaseException | None) -> None:
+        """The results of all; or one failure for all that have none yet."""
+        for index in range(len(self._orders)):
+            self._tell(index, value[index] if value is not None else _own(error))
+
+    def _tell(self, index: int, result: Ack | Exception) -> None:
+        order = self._orders[index]
+        if order is not None:
+            self._orders[index] = None
+            if isinstance(result, GatewayError):
+                with_key(result, order.message.key.partition(".")[2])
+            order.done(order.tag, result)
+
+
+def _own(error: BaseException | None) -> Exception:
+    """The failure as one order is told it: each answer adds to an error of its own."""
+    if isinstance(error, GaveUp):
+        return AckTimeout() if error.started else Overloaded()
+    if isinstance(error, GatewayError):
+        own = copy.copy(error)
+        own.fields = dict(error.fields)
+        return own
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))

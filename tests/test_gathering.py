@@ -1,0 +1,178 @@
+"""Messages of one turn cross the bridge together, and each sender is told its own result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from proxy.bridge import Bridge
+from proxy.credentials import Credentials
+from proxy.errors import AckTimeout, BrokerAway, GatewayError, Overloaded, Stopping, TooLarge
+from proxy.gathering import MOST_TOGETHER, Gathering, Order
+from proxy.messages import Ack, Message, Station
+from proxy.waiters import GeventWaiter
+
+ANN, BOB = Credentials("ann", "x"), Credentials("bob", "x")
+ORDERS, BILLS = Station("orders", "orders"), Station("bills", "bills")
+Told = list[tuple[str, Any]]
+
+
+async def nothing() -> None:
+    """No set-up."""
+
+
+@pytest.fixture
+def bridge() -> Iterator[Bridge]:
+    """A bridge whose callers are greenlets, and which takes a thousand messages at once."""
+    bridge = Bridge(nothing, nothing, waiter=GeventWaiter(), limit=1000)
+    bridge.start()
+    yield bridge
+    bridge.stop(0.1)
+
+
+class Broker:
+    """A job of the bridge that writes down what it gets, and answers as it is told to."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.calls: list[tuple[str, str, list[bytes]]] = []
+        self.answer = answer or (lambda reply, messages: reply.set([Ack(None, False)] * len(messages)))
+
+    def __call__(
+        self, reply: Any, credentials: Credentials, station: Station, messages: list[Message], *rest: Any
+    ) -> None:
+        """The job."""
+        assert rest == (10.0, "together")
+        self.calls.append((credentials.user, station.name, [message.payload for message in messages]))
+        self.answer(reply, messages)
+
+
+def order(text: str, told: Told, size: int = 1) -> Order:
+    """An order for a message that is named by its payload."""
+    message = Message(text.encode(), (), f"namespace012.{text}")
+    return Order(message, size, lambda tag, result: told.append((tag, result)), text)
+
+
+def wait_for(told: Told, count: int) -> Told:
+    """Lets the event loop run until so many have been told; their results in order of their names."""
+    with gevent.Timeout(10):
+        while len(told) < count:
+            gevent.sleep(0.001)
+    return sorted(told, key=lambda one: one[0])
+
+
+def test_messages_of_a_turn_go_together(bridge: Bridge) -> None:
+    """Those for the same station and user are one job, in order; others are jobs of their own."""
+    broker, told = Broker(), list[tuple[str, Any]]()
+    gathering = Gathering(bridge, broker, 10.0, 1.0)
+    for credentials, station, text in ((ANN, ORDERS, "a"), (BOB, ORDERS, "b"), (ANN, BILLS, "c"), (ANN, ORDERS, "d")):
+        gathering.add(credentials, station, order(text, told))
+    assert wait_for(told, 4) == [(text, Ack(None, False)) for text in "abcd"]
+    assert broker.calls == [("ann", "orders", [b"a", b"d"]), ("bob", "orders", [b"b"]), ("ann", "bills", [b"c"])]
+
+
+def test_the_next_turn_is_another_job(bridge: Bridge) -> None:
+    """Nothing is kept back for later, nor sent twice."""
+    broker, told = Broker(), list[tuple[str, Any]]()
+    gathering = Gathering(bridge, broker, 10.0, 1.0)
+    for text in "ab":
+        gathering.add(ANN, ORDERS, order(text, told))
+        wait_for(told, 1 if text == "a" else 2)
+    assert [payloads for _, _, payloads in broker.calls] == [[b"a"], [b"b"]]
+
+
+def test_many_are_several_jobs(bridge: Bridge) -> None:
+    """A turn with more messages than one job should have makes more jobs."""
+    broker, told = Broker(), list[tuple[str, Any]]()
+    gathering = Gathering(bridge, broker, 10.0, 1.0)
+    for number in range(MOST_TOGETHER + 1):
+        gathering.add(ANN, ORDERS, order(str(number), told))
+    wait_for(told, MOST_TOGETHER + 1)
+    assert sorted(len(payloads) for _, _, payloads in broker.calls) == [1, MOST_TOGETHER]
+
+
+def test_each_is_told_its_own_result(bridge: Bridge) -> None:
+    """One of a job may fail while others are stored."""
+    broker = Broker(lambda reply, messages: reply.set([Ack(None, False), TooLarge("x")]))
+    told: Told = []
+    gathering = Gathering(bridge, broker, 10.0, 1.0)
+    for text in "ab":
+        gathering.add(ANN, ORDERS, order(text, told))
+    (_, first), (_, second) = wait_for(told, 2)
+    assert first == Ack(None, False)
+    assert isinstance(second, TooLarge)
+
+
+def test_nobody_waits_for_another(bridge: Bridge) -> None:
+    """A result that is there is told, although the job has not ended; and it is told once."""
+    replies: list[Any] = []
+
+    def answer(reply: Any, messages: list[Message]) -> None:
+        reply.tell([(1, Ack(None, False))])
+        replies.append(reply)
+
+    told: Told = []
+    gathering = Gathering(bridge, Broker(answer), 10.0, 1.0)
+    for text in "ab":
+        gathering.add(ANN, ORDERS, order(text, told))
+    assert wait_for(told, 1) == [("b", Ack(None, False))]
+    bridge.call(lambda own: (replies[0].set([Ack(None, True), Ack(None, True)]), own.set(1)), timeout=5)
+    assert wait_for(told, 2) == [("a", Ack(None, True)), ("b", Ack(None, False))]
+
+
+def test_what_fails_as_a_whole_is_told_to_each(bridge: Bridge) -> None:
+    """Each gets an error of its own, with the key by which it may repeat."""
+
+    def answer(reply: Any, messages: list[Message]) -> None:
+        reply.fail(BrokerAway())
+
+    told: Told = []
+    gathering = Gathering(bridge, Broker(answer), 10.0, 1.0)
+    for text in "ab":
+        gathering.add(ANN, ORDERS, order(text, told))
+    (_, first), (_, second) = wait_for(told, 2)
+    assert isinstance(first, BrokerAway)
+    assert first is not second
+    assert [first.fields, second.fields] == [{"idempotency_key": "a"}, {"idempotency_key": "b"}]
+
+
+def test_too_much_at_once_is_refused(bridge: Bridge) -> None:
+    """What the bridge does not take is told at once; nothing of it was sent."""
+    broker, told = Broker(lambda reply, messages: None), list[tuple[str, Any]]()
+    gathering = Gathering(bridge, broker, 10.0, 1.0)
+    for number in range(1001):
+        gathering.add(ANN, ORDERS, order(str(number), told))
+    refused = [result for _, result in wait_for(told, 1001 - MOST_TOGETHER)]
+    assert all(isinstance(result, Overloaded) for result in refused)
+    assert all("idempotency_key" in result.fields for result in refused)
+
+
+@pytest.mark.parametrize(("begins", "error"), [(True, AckTimeout), (False, Overloaded)])
+def test_time_is_up(begins: bool, error: type[GatewayError]) -> None:
+    """A message that was handed over may be stored; one that never was is not, and never will be."""
+    bridge, told = Bridge(nothing, nothing, waiter=GeventWaiter()), list[tuple[str, Any]]()
+    bridge.start()
+    broker = Broker(lambda reply, messages: None)
+    if not begins:
+        bridge._wake = lambda: None  # type: ignore[method-assign]  # as if the loop stood still
+    Gathering(bridge, broker, 10.0, -9.9).add(ANN, ORDERS, order("a", told))
+    ((_, result),) = wait_for(told, 1)
+    bridge.__dict__.pop("_wake", None)
+    bridge.stop(0)
+    assert type(result) is error
+    assert bool(broker.calls) == begins
+
+
+def test_a_stopping_bridge_tells_so() -> None:
+    """What comes after the stop is refused."""
+    bridge, told = Bridge(nothing, nothing, waiter=GeventWaiter()), list[tuple[str, Any]]()
+    bridge.start()
+    gathering = Gathering(bridge, Broker(), 10.0, 1.0)
+    gathering.add(ANN, ORDERS, order("a", told))
+    bridge.stop()
+    wait_for(told, 1)
+    gathering.add(ANN, ORDERS, order("b", told))
+    (_, (_, result)) = wait_for(told, 2)
+    assert isinstance(result, Stopping)

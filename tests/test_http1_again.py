@@ -1,0 +1,209 @@
+"""Connections whose application offers to serve further requests with the same head."""
+
+import socket
+
+import gevent
+import gevent.socket
+import pytest
+
+from proxy.http1_repeats import AGAIN
+from tests.test_http1 import Talk, until
+
+HEAD = b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"
+ANSWER = b"HTTP/1.1 200 OK\r\nX-Of: again\r\nContent-Length: 2\r\nDate: "
+
+
+def post(body):
+    """A request with that body, always with the same head."""
+    return HEAD % (len(body), body)
+
+
+def later(function, *args):
+    """Have a function called in the event loop, as answers are."""
+    gevent.get_hub().loop.run_callback(function, *args)
+
+
+def receive(client, size=1000):
+    """What a client has received, once there is something."""
+    gevent.socket.wait_read(client.fileno(), timeout=5)
+    return client.recv(size)
+
+
+class Offering:
+    """An application that answers with what it was sent, and offers to serve such requests again."""
+
+    def __init__(self, takes=True):
+        self.takes = takes
+        self.served, self.asked = [], []
+
+    def __call__(self, environ, start_response):
+        """What WSGI calls; `more` is what was added to the environ of a declined request."""
+        body = environ["wsgi.input"].read()
+        self.served.append((body, environ.get("more")))
+        if AGAIN in environ:
+            assert environ[AGAIN] is self
+            environ[AGAIN] = self.again
+        start_response("200 OK", [])
+        return [body]
+
+    def again(self, body, asker):
+        """Takes a body, for the test to answer."""
+        if self.takes:
+            self.asked.append((body, asker))
+        return self.takes
+
+
+@pytest.fixture
+def talk():
+    """Makes services, and has each client's head known and offered."""
+    made = []
+
+    def make(application, **options):
+        made.append(Talk(application, **options))
+        client, connection = made[-1].connect()
+        for body in (b"one", b"two"):
+            made[-1].ask(client, post(body))
+        return made[-1], client, connection
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def test_a_known_head_is_asked_for(talk):
+    """The body goes to what was offered, and its answer to the client; the application does not see the request."""
+    application = Offering()
+    service, client, _ = talk(application)
+    for body in (b"three", b"four"):
+        client.sendall(post(body))
+        until(lambda: application.asked)
+        taken, asker = application.asked.pop()
+        assert taken == body
+        later(asker.answer, b"HTTP/1.1 200 OK\r\nX-Of: again\r\n", b"ok")
+        data = receive(client)
+        assert data.startswith(ANSWER)
+        assert data.endswith(b" GMT\r\n\r\nok")
+    assert [body for body, _ in application.served] == [b"one", b"two"]
+    assert service.service.requests == 4
+
+
+def test_another_head_takes_the_whole_way(talk):
+    """Only the same bytes are the same head."""
+    application = Offering()
+    service, client, _ = talk(application)
+    service.ask(client, post(b"three").replace(b"/a", b"/b"))
+    assert application.served[-1] == (b"three", None)
+    assert not application.asked
+
+
+def test_a_refusal_takes_the_whole_way(talk):
+    """What is not taken is served as any other request."""
+    application = Offering(takes=False)
+    service, client, _ = talk(application)
+    assert service.ask(client, post(b"three")).endswith(b"three")
+
+
+def test_what_is_declined_is_served_after_all(talk):
+    """The application gets the request as it came, with what was added to its environ."""
+    application = Offering()
+    _, client, _ = talk(application)
+    client.sendall(post(b"three"))
+    until(lambda: application.asked)
+    later(application.asked.pop()[1].decline, {"more": 7})
+    until(lambda: len(application.served) == 3)
+    assert application.served[-1] == (b"three", 7)
+    assert receive(client).endswith(b"three")
+
+
+@pytest.mark.parametrize("hook", ["before", "after"])
+def test_hooks_of_the_server_see_every_request(talk, hook):
+    """gunicorn's hooks and access log want an environ for each request."""
+    application, seen = Offering(), []
+    service, client, _ = talk(application, **{hook: lambda *args: seen.append(1)})
+    service.ask(client, post(b"three"))
+    assert not application.asked
+    assert len(seen) == 3
+
+
+def test_a_client_that_goes_away_is_not_answered(talk):
+    """Its answer goes nowhere, and a decline serves nothing."""
+    application = Offering()
+    service, client, _ = talk(application)
+    client.sendall(post(b"three"))
+    until(lambda: application.asked)
+    asker = application.asked.pop()[1]
+    service.service.abort()
+    later(asker.answer, b"HTTP/1.1 200 OK\r\n", b"ok")
+    later(asker.decline, {})
+    assert len(application.served) == 2
+    assert receive(client) == b""
+
+
+def test_a_slow_reader_gets_all_of_a_large_answer(talk):
+    """What the socket does not take at once is sent as the client reads, and the connection goes on."""
+    application, large = Offering(), b"x" * 5_000_000
+    _, client, _ = talk(application)
+    client.sendall(post(b"three"))
+    until(lambda: application.asked)
+    later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", large)
+    received = 0
+    while received < len(large):
+        received += len(receive(client, 1 << 20))
+    client.sendall(post(b"four"))
+    until(lambda: application.asked)
+    assert application.asked.pop()[0] == b"four"
+
+
+def test_a_reader_that_is_gone_in_the_middle_closes_the_connection(talk):
+    """The rest of a large answer has nowhere to go."""
+    application = Offering()
+    service, client, _ = talk(application)
+    client.sendall(post(b"three"))
+    until(lambda: application.asked)
+    later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", b"x" * 5_000_000)
+    receive(client)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    client.close()
+    until(lambda: not service.service.connections)
+
+
+def test_the_next_request_waits_for_its_turn(talk):
+    """A client that sends early is answered in order."""
+    application = Offering()
+    _, client, _ = talk(application)
+    client.sendall(post(b"three"))
+    until(lambda: application.asked)
+    client.sendall(post(b"four"))
+    for _ in range(10):
+        gevent.sleep(0)
+    assert len(application.asked) == 1
+    later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", b"ok")
+    until(lambda: application.asked)
+    assert application.asked[0][0] == b"four"
+
+
+def test_a_stop_lets_what_was_asked_for_end(talk):
+    """It is answered, and then the connection is closed; no further one is taken."""
+    application = Offering()
+    service, client, _ = talk(application)
+    client.sendall(post(b"three"))
+    until(lambda: application.asked)
+    service.service.stop()
+    gevent.sleep(0)
+    later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", b"ok")
+    until(lambda: not service.service.connections)
+    assert receive(client).endswith(b"ok")
+    assert receive(client) == b""
+
+
+def test_what_was_asked_for_does_not_expire(talk):
+    """The client has sent all of it: it is the application's turn, however long that takes."""
+    application = Offering()
+    service, client, connection = talk(application)
+    client.sendall(post(b"three"))
+    until(lambda: application.asked)
+    connection.deadline = 0.0
+    service.service._sweep()
+    assert not connection.closed
+    later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", b"ok")
+    assert receive(client).endswith(b"ok")

@@ -1,0 +1,230 @@
+"""What the lane offers for further requests with the same head: the rules are asked for each of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import signals
+from structlog.testing import capture_logs
+from werkzeug.test import EnvironBuilder
+
+from proxy.errors import BrokerAway
+from proxy.extension import OUTCOME
+from proxy.http1_repeats import AGAIN
+from proxy.http1_responses import Response
+from proxy.lane import Again
+from proxy.messages import Ack
+from tests.test_lane import EXTENSIONS, JSON, SINGLE, TEXT, Site, make, url
+
+__all__ = ["make", "url"]  # fixtures
+
+
+class Asker:
+    """Who is answered."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[bytes, bytes]] = []
+        self.declined: list[dict[str, Any]] = []
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """An answer."""
+        self.answers.append((head, body))
+
+    def decline(self, more: dict[str, Any]) -> None:
+        """None from here."""
+        self.declined.append(more)
+
+
+class Posts:
+    """Stands in for the producer's `post`, which needs gevent: keeps what is posted."""
+
+    def __init__(self, site: Site) -> None:
+        self.payloads: list[bytes] = []
+        self.done: list[tuple[Callable[..., None], Any]] = []
+        site.app.extensions["stations"].producer.post = self
+
+    def __call__(self, credentials: Any, station: Any, payload: bytes, headers: Any, done: Any, tag: Any) -> None:
+        """Takes a message."""
+        self.payloads.append(payload)
+        self.done.append((done, tag))
+
+
+@pytest.fixture
+def site(make: Callable[..., Site]) -> Site:
+    """A site that has served one request."""
+    site = make()
+    site.post(SINGLE, b"x")
+    return site
+
+
+def send(site: Site, body: bytes = b"x", content_type: str = TEXT, **headers: str) -> tuple[Any, bytes]:
+    """A request as our own server makes it for a head that it knows; what is offered then, and the answer's head."""
+    given = {"Authorization": f"Bearer {site.token}", **{k.replace("_", "-"): v for k, v in headers.items()}}
+    builder = EnvironBuilder(SINGLE, method="POST", data=body, content_type=content_type, headers=given)
+    environ = {**builder.get_environ(), AGAIN: site.app}
+    heads: list[bytes] = []
+
+    def keep(data: bytes) -> None:
+        heads.append(data.partition(b"Content-Length")[0])
+
+    Response(_Request(environ), keep, b"\r\n", keep_alive=True).respond(site.app)
+    offered = environ[AGAIN]
+    return None if offered is site.app else offered, heads[0]
+
+
+class _Request:
+    """What a response wants to know of its request."""
+
+    keep_alive, http10 = True, False
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self.environ = environ
+
+
+def test_what_was_served_is_offered_again(site: Site) -> None:
+    """The next body is produced, and the answer has the same head and body, with a request id of its own."""
+    offered, head = send(site)
+    posts, asker = Posts(site), Asker()
+    assert isinstance(offered, Again)
+    assert offered(b"next", asker)
+    assert posts.payloads == [b"next"]
+    done, tag = posts.done[0]
+    done(tag, Ack(None, False))
+    ((again_head, body),) = asker.answers
+    assert body == b'{"error":null,"success":true}'
+    before, _, id = head.partition(b"X-Request-Id: ")
+    again_before, _, again_id = again_head.partition(b"X-Request-Id: ")
+    assert before == again_before
+    assert id != again_id
+    assert id.partition(b"\r\n")[2] == again_id.partition(b"\r\n")[2]
+
+
+def test_a_request_id_that_was_given_is_kept(site: Site) -> None:
+    """It is part of the head that repeats."""
+    offered, head = send(site, X_Request_Id="r-1")
+    posts, asker = Posts(site), Asker()
+    assert offered(b"next", asker)
+    posts.done[0][0](posts.done[0][1], Ack(None, False))
+    assert asker.answers[0][0] == head
+    assert b"X-Request-Id: r-1\r\n" in head
+
+
+def test_a_failure_is_for_flask_to_answer(site: Site) -> None:
+    """The application gets the request, and what became of the message."""
+    offered, _ = send(site)
+    posts, asker, error = Posts(site), Asker(), BrokerAway()
+    assert offered(b"next", asker)
+    posts.done[0][0](posts.done[0][1], error)
+    assert asker.declined == [{OUTCOME: error}]
+    assert not asker.answers
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"), [(JSON, b"{nope"), (JSON, b'"\xff"'), (TEXT, b""), (TEXT, b"x" * 5001)]
+)
+def test_bad_bodies_take_the_whole_way(site: Site, content_type: str, body: bytes) -> None:
+    """Whatever would be refused is left to Flask, and never handed over."""
+    offered, _ = send(site, b"{}", content_type)
+    posts = Posts(site)
+    assert not offered(body, Asker())
+    assert not posts.payloads
+
+
+@pytest.mark.parametrize("headers", [{"Idempotency_Key": "k"}, {"Prefer": "return=representation"}])
+def test_heads_that_ask_for_more_are_not_offered(site: Site, headers: dict[str, str]) -> None:
+    """A key names one message; an ack has its own sequence in it."""
+    assert send(site, **headers)[0] is None
+
+
+def test_failures_are_not_offered(site: Site) -> None:
+    """Only what was served well can be served again."""
+    assert send(site, b"")[0] is None
+    assert send(site, Authorization="Bearer nope")[0] is None
+
+
+@pytest.mark.parametrize("extend", EXTENSIONS.values(), ids=list(EXTENSIONS))
+def test_an_extension_is_never_bypassed(site: Site, extend: Callable[[Site, list[int]], object]) -> None:
+    """One that comes while requests are served sees all that follow."""
+    offered, _ = send(site)
+    posts = Posts(site)
+    assert offered(b"one", Asker())
+    site.app._got_first_request = False
+    extend(site, [])
+    assert not offered(b"two", Asker())
+    assert send(site)[0] is None
+    assert posts.payloads[:1] == [b"one"]
+    assert b"two" not in posts.payloads
+
+
+@pytest.mark.parametrize("name", ["request_started", "request_finished", "got_request_exception"])
+def test_a_receiver_of_signals_is_never_bypassed(site: Site, name: str) -> None:
+    """Connected while requests are served, it sees all that follow."""
+    offered, _ = send(site)
+    Posts(site)
+
+    def receive(*args: Any, **kwargs: Any) -> None:
+        """Hears of it."""
+
+    with getattr(signals, name).connected_to(receive, site.app):
+        assert not offered(b"x", Asker())
+    assert offered(b"x", Asker())
+
+
+def test_what_is_wrapped_around_the_application_is_never_bypassed(site: Site) -> None:
+    """Neither what comes later, nor what is there before; nor an application that calls ours."""
+    offered, _ = send(site)
+    Posts(site)
+    inner = site.app.wsgi_app
+    site.app.wsgi_app = lambda *args: inner(*args)  # type: ignore[method-assign]
+    assert not offered(b"x", Asker())
+    del site.app.extensions["stations"].producer.post
+    assert send(site)[0] is None
+    site.app.wsgi_app = inner  # type: ignore[method-assign]
+    environ = {**EnvironBuilder(SINGLE, method="POST", data=b"x").get_environ(), AGAIN: object()}
+    environ["HTTP_AUTHORIZATION"] = f"Bearer {site.token}"
+    site.app(environ, lambda *args: None)
+    assert not isinstance(environ[AGAIN], Again)
+
+
+def test_a_token_that_ends_is_not_taken(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expired, or forgotten because it was revoked: it is for Flask to judge."""
+    offered, _ = send(site)
+    Posts(site)
+    now = time.time()
+    with monkeypatch.context() as later:
+        later.setattr(time, "time", lambda: now + 3600)
+        assert not offered(b"x", Asker())
+    assert not offered(b"x", Asker())
+
+
+def test_a_path_that_is_forgotten_is_not_taken(site: Site) -> None:
+    """What Flask has proved is asked for each time."""
+    offered, _ = send(site)
+    Posts(site)
+    site.app.extensions["stations"].proved.clear()
+    assert not offered(b"x", Asker())
+
+
+def test_without_gevent_nothing_is_posted(site: Site) -> None:
+    """Threads have nobody who could be called; the request takes the whole way."""
+    offered, _ = send(site)
+    assert not offered(b"x", Asker())
+
+
+def test_each_answer_has_its_line_in_the_log(make: Callable[..., Site]) -> None:
+    """As for any other request, with its own lengths and request id."""
+    site = make(LOG_LEVEL="info")
+    site.post(SINGLE, b"x")
+    offered, _ = send(site)
+    posts, asker = Posts(site), Asker()
+    with capture_logs() as lines:
+        assert offered(b"four", asker)
+        posts.done[0][0](posts.done[0][1], Ack(None, False))
+    (line,) = lines
+    assert (line["bytes_in"], line["bytes_out"], line["status"]) == (4, 29, 200)
+    assert (line["route"], line["station"]) == ("/stations/<station:station>/produce/single", "orders")
+    assert line["user"] == "root"
+    assert line["request_id"].encode() in asker.answers[0][0]
