@@ -95,7 +95,8 @@ def post_fork(server, worker):
 def post_worker_init(worker):
     """In a worker that has loaded the application: starts its connection to the broker; a failure stops the gateway."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, which tells the workers, once
-    worker.error_answer = worker.wsgi.extensions["stations"].edge.refuse
+    edge = worker.wsgi.extensions["stations"].edge
+    worker.error_answer, worker.again_for = edge.refuse, edge.again_for
     try:
         worker.wsgi.extensions["stations"].start(_START_SECONDS)
     except (BadSetting, GatewayError) as error:

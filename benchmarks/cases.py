@@ -22,7 +22,8 @@ _BYTES = 100
 class Case:
     """One kind of request. `messages` are in each; 0 for a request that stores none.
 
-    `identities`: how many users, each with a station of its own, take turns. `idle`: how many keep-alive connections
+    `identities`: how many users, each with a station of its own, take turns. `heads`: how many different heads requests
+    have, by a request id each. `idle`: how many keep-alive connections
     are open beside the traffic. `wide`: all variants are measured, not only the main ones. `for_peers`: whether a peer
     can do it too.
     """
@@ -35,6 +36,7 @@ class Case:
     messages: int = 1
     action: str = "produce/single"
     identities: int = 1
+    heads: int = 1
     idle: int = 0
     wide: bool = False
     for_peers: bool = True
@@ -50,7 +52,14 @@ class Case:
         """The requests that take turns; without tokens (a peer) they carry none."""
         if not self.messages:
             return [Request(f"/{self.action}", {"Content-Type": self.content_type}, self.body)]
-        return [self._produce(station, tokens[at] if tokens else "") for at, station in enumerate(self.stations)]
+        requests = [self._produce(station, tokens[at] if tokens else "") for at, station in enumerate(self.stations)]
+        if self.heads == 1:
+            return requests
+        return [
+            Request(request.path, {**request.headers, "X-Request-Id": f"bench-{number}"}, request.body)
+            for number in range(self.heads)
+            for request in requests
+        ]
 
     def _produce(self, station: str, token: str) -> Request:
         authorization = {"Authorization": f"Bearer {token}"} if token else {}
@@ -90,6 +99,9 @@ def _all() -> list[Case]:
         _single(16),
         _single(64, wide=True),
         _single(256),
+        Case(
+            "single-heads", f"the same, each request with a head of its own, {64} connections", text, _TEXT, heads=MANY
+        ),
         Case("single-json", f"a JSON object of {_BYTES} bytes, 64 connections", event(), _JSON),
         Case("single-protobuf", f"a protobuf message of {_BYTES} bytes, 64 connections", protobuf(), _PROTOBUF),
         _batch(10),

@@ -17,14 +17,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
 import structlog
 
 from proxy.config import Config
 from proxy.errors import of_status, to_response
-from proxy.http1_repeats import AGAIN
+from proxy.http1_repeats import Asker
 from proxy.http1_responses import head_of
 
 Environ = dict[str, Any]
@@ -40,16 +40,21 @@ _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,2048}", re.ASCII)
 _PREFLIGHT_SECONDS = "600"
 _EXPOSED = "X-Request-Id, Retry-After"
+OK_HEADERS = [("Content-Type", "application/json")]
+MAX_FRAMES = 1024
 
 
-class Offer:
-    """What the application leaves at `AGAIN`. `head` is for the edge to set: it makes the head of an answer, and the
+class Offer(Protocol):
+    """What serves requests with a certain head without WSGI. `head` is ours: it makes the head of an answer, and the
     line in the log, from the time at which the request came (`time.perf_counter`) and the lengths of both bodies.
     """
 
-    __slots__ = ("head",)
-
     head: Callable[[float, int, int], bytes]
+    user: str
+    route: tuple[str, str]
+
+    def __call__(self, body: bytes, asker: Asker) -> bool:
+        """Takes a body; false for one that has to go the whole way."""
 
 
 class Edge:
@@ -57,6 +62,8 @@ class Edge:
 
     def __init__(self, app: Callable[..., Iterable[bytes]], config: Config) -> None:
         self._app = app
+        self._offer: Callable[[Environ], Offer | None] | None = getattr(app, "offer", None)
+        self._frames: dict[str, tuple[bytes, bytes]] = {}
         self._trusts = functools.lru_cache(maxsize=1024)(functools.partial(_is_in, config.trusted_proxies))
         self._any_origin = "*" in config.cors_origins
         self._origins = frozenset(config.cors_origins)
@@ -77,6 +84,48 @@ class Edge:
             status, headers, body = to_response(error, accept=accept, request_id=environ[REQUEST_ID], path=path)
             exchange.start(f"{status} {HTTPStatus(status).phrase}", headers, sys.exc_info())
             return exchange.carry([body])
+
+    def again_for(self, environ: Environ) -> Offer | None:
+        """What serves requests with this head without WSGI, if the application does so; for our own server."""
+        if environ["REQUEST_METHOD"] != "POST" or self._offer is None:
+            return None
+        self.prepare(environ)
+        offer = self._offer(environ)
+        if offer is not None:
+            given = environ.get("HTTP_X_REQUEST_ID", "")
+            kept = given if given == environ[REQUEST_ID] else ""
+            offer.head = functools.partial(
+                self._head, environ, offer, kept, self._frame(environ.get("HTTP_ORIGIN", ""))
+            )
+        return offer
+
+    def _head(
+        self,
+        environ: Environ,
+        offer: Offer,
+        given: str,
+        frame: tuple[bytes, bytes],
+        began: float,
+        length: int,
+        sent: int,
+    ) -> bytes:
+        """The head of one answer of an offer, around its request id; and its line in the log."""
+        id = given or self._request_id("")
+        if self._sample:
+            seen = {**environ, REQUEST_ID: id, USER: offer.user, "CONTENT_LENGTH": str(length)}
+            self.log(seen, offer.route, 200, sent, time.perf_counter() - began)
+        return b"%b%b%b" % (frame[0], id.encode(), frame[1])
+
+    def _frame(self, origin: str) -> tuple[bytes, bytes]:
+        """The head of a success before its request id and behind it; what it depends on is the page that asks."""
+        frame = self._frames.get(origin)
+        if frame is None:
+            marked = {REQUEST_ID: "-", "HTTP_ORIGIN": origin}
+            before, _, after = head_of("200 OK", self.dress(marked, OK_HEADERS)).partition(b"X-Request-Id: -")
+            frame = before + b"X-Request-Id: ", after
+            if len(self._frames) < MAX_FRAMES:
+                self._frames[origin] = frame
+        return frame
 
     def refuse(self, status: int, message: str, environ: Environ) -> tuple[HeaderList, bytes]:
         """Headers and body for a request that the server refuses, of which it may know little; logged as any other."""
@@ -153,22 +202,6 @@ class Edge:
             headers.append(("Access-Control-Allow-Headers", asked))
         return headers
 
-    def adopt(self, offer: Offer, environ: Environ, status: str, headers: HeaderList) -> None:
-        """Adds our part to what serves further requests with this head: a request id in each answer, and a log line."""
-        head, id = head_of(status, headers), environ[REQUEST_ID]
-        before, name, after = head.partition(b"X-Request-Id: ")
-        before, after = before + name, after[len(id) :]
-        given = id if id == environ.get("HTTP_X_REQUEST_ID") else ""
-
-        def make_head(began: float, length: int, sent: int) -> bytes:
-            own = given or self._request_id("")
-            if self._sample:
-                seen = {**environ, REQUEST_ID: own, "CONTENT_LENGTH": str(length)}
-                self.log(seen, environ[ROUTE], int(status[:3]), sent, time.perf_counter() - began)
-            return b"%b%b%b" % (before, own.encode(), after)
-
-        offer.head = make_head
-
     def log(
         self, environ: Environ, route: tuple[str | None, str | None], status: int, sent: int, seconds: float
     ) -> None:
@@ -202,17 +235,14 @@ class Exchange:
         self._edge, self._environ, self._start = edge, environ, start_response
         self._status, self._sent, self._close = 500, 0, None
         self._route: tuple[str | None, str | None] = (None, None)
-        edge.prepare(environ)
+        if REQUEST_ID not in environ:  # `again_for` has not done it
+            edge.prepare(environ)
 
     def start(self, status: str, headers: HeaderList, exc_info: Any = None) -> Any:
         """The application's `start_response`."""
         self._status = int(status[:3])
         self._route = _route(self._environ)  # Flask takes its request away before the answer is sent
-        headers = self._edge.dress(self._environ, headers)
-        offer = self._environ.get(AGAIN)
-        if isinstance(offer, Offer):
-            self._edge.adopt(offer, self._environ, status, headers)
-        return self._start(status, headers, *([exc_info] if exc_info else []))
+        return self._start(status, self._edge.dress(self._environ, headers), *([exc_info] if exc_info else []))
 
     def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """What to send: the application's body; one that is not complete yet is watched to its end."""

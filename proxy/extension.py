@@ -32,14 +32,18 @@ class Plan(Protocol):
     """A produce as the head of its request says it; whatever the body is, it stays the same."""
 
     @property
-    def repeats(self) -> bool:
-        """Whether `post` may be used for further requests with the same head."""
+    def posts(self) -> bool:
+        """Whether `post` may be used."""
+
+    @property
+    def posted(self) -> bytes:
+        """The answer's body for what was posted."""
 
     def answer(self, body: bytes) -> bytes:
         """Produces and returns the answer's body. Raises what is wrong, or what became of it."""
 
     def post(self, body: bytes, done: Done, tag: Any) -> None:
-        """The same without waiting, where it `repeats`: `done(tag, ack or error)` is called in gevent's event loop."""
+        """The same without waiting, where it `posts`: `done(tag, ack or error)` is called in gevent's event loop."""
 
 
 MakePlan = Callable[["Stations", Credentials, Station, Mapping[str, Any]], Plan]

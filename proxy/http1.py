@@ -18,7 +18,7 @@ from typing import Any
 
 import gevent
 
-from proxy.http1_repeats import AGAIN, KnownHead, known_head
+from proxy.http1_repeats import Again, KnownHead, known_head
 from proxy.http1_requests import Environ, Refusal, Request, RequestParser, SchemeHeaders
 from proxy.http1_responses import Application, Response, error_application
 from proxy.http1_service import Service
@@ -71,7 +71,7 @@ class Connection:
         self._awaits = ""
         self._accounted = self._to_discard = self._unknown = 0
         self._known: KnownHead | None = None
-        self._asked: tuple[KnownHead, bytes] | None = None
+        self._asked: tuple[KnownHead | Request, bytes] | None = None
         self._greenlet: Any = None
         self._paused = self.busy = self.closed = False
         self.deadline = time.monotonic() + service.options.header_seconds
@@ -133,23 +133,40 @@ class Connection:
         parser, known = self._parser, self._known
         body = None if known is None or parser.waiting else known.body(data)
         if known is not None and body is not None:
-            if self._ask(known, body):
+            if known.again is not None and self._ask(known.again, known, body):
                 return
-            parser.ready.append(known.request(body, self._service.application))
+            parser.ready.append(known.request(body))
         else:
-            self._parse(parser, data)
+            known = self._parse(parser, data)
         if parser.ready:
-            self._dispatch()
+            if not self._ask_for(parser.ready, known):
+                self._dispatch()
         elif self._transport.pending:
             self._service.loop.run_callback(self._go_on)
 
-    def _ask(self, known: KnownHead, body: bytes) -> bool:
-        """Have a request served by what the application has left for this head; false if there is nothing."""
-        service, again = self._service, known.again
-        if again is None or not service.asks or not service.keeps_alive or not again(body, self):
+    def _ask_for(self, ready: list[Request | Refusal], known: KnownHead | None) -> bool:
+        """Have a request served without WSGI, if the application does that for its head; false if it does not.
+
+        `known` is that very head, if it is remembered.
+        """
+        item, again_for = ready[0], self._service.options.again_for
+        if again_for is None or len(ready) > 1 or isinstance(item, Refusal) or item.http10 or not item.keep_alive:
+            return False
+        item.environ["REMOTE_ADDR"], item.environ["REMOTE_PORT"] = self._peer
+        again = again_for(item.environ)
+        if known is not None:
+            known.again = again
+        if again is None or not self._ask(again, item, item.environ["wsgi.input"].getvalue()):
+            return False
+        ready.clear()
+        return True
+
+    def _ask(self, again: Again, asked: KnownHead | Request, body: bytes) -> bool:
+        service = self._service
+        if not service.asks or not service.keeps_alive or not again(body, self):
             return False
         self.busy = True
-        self._asked = known, body
+        self._asked = asked, body
         service.count()
         return True
 
@@ -173,13 +190,14 @@ class Connection:
         """Serve a request that was asked for in the ordinary way; see `Asker`."""
         if self.closed or self._asked is None:
             return
-        (known, body), self._asked = self._asked, None
-        request = known.request(body, self._service.application)
+        (asked, body), self._asked = self._asked, None
+        request = asked if isinstance(asked, Request) else asked.request(body)
         request.environ.update(more)
         self._parser.ready.append(request)
         self._dispatch()
 
-    def _parse(self, parser: RequestParser, data: bytes) -> None:
+    def _parse(self, parser: RequestParser, data: bytes) -> KnownHead | None:
+        """Take in bytes; returns the head of the request that they are, if it is remembered from now on."""
         begins = not parser.waiting
         parser.feed(data)
         if parser.waiting:
@@ -189,11 +207,14 @@ class Connection:
             self._unknown += 1
             # After 1, 2, 4, 8, ... requests: a client whose heads all differ should not pay for others.
             if self._unknown & (self._unknown - 1) == 0:
-                self._learn(parser.ready[0], data)
+                return self._learn(parser.ready[0], data)
+        return None
 
-    def _learn(self, item: Request | Refusal, data: bytes) -> None:
+    def _learn(self, item: Request | Refusal, data: bytes) -> KnownHead | None:
         if isinstance(item, Request):
             self._known = known_head(data, item, self._service.options.limits.body_bytes)
+            return self._known
+        return None
 
     def _dispatch(self) -> None:
         self.busy = True
@@ -299,9 +320,6 @@ class Connection:
             response = self._fail(request, response)
         if options.after is not None:
             options.after(request, response, began)
-        if self._known is not None and AGAIN in request.environ:
-            offered = request.environ[AGAIN]
-            self._known.again = None if offered is service.application else offered
         return response.keep_alive and not self.closed
 
     def _fail(self, request: Request, response: Response) -> Response:

@@ -3,27 +3,25 @@
 On a kept-alive connection most requests differ from the one before in their body and its length alone. Their head is
 the same bytes, so parsing it again could only give the same result.
 
-An application may go further. Where the environ has the key `AGAIN`, which holds what the server calls for each
-request, it may put a function there instead, an `Again`, that serves further requests with this head: it gets their
-bodies, and no environ is made for them.
+An application may go further: it may have a function that takes an environ and gives an `Again`, which serves all
+requests with that head from their bodies alone. It is asked for each head that is parsed; what it gives is kept with a
+head that is remembered.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from io import BytesIO
 from typing import Protocol
 
 from proxy.http1_requests import Environ, Request
-from proxy.http1_responses import Application
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 _LENGTH_DIGITS = 9
 _LARGEST_HEAD = 2048
 # Heads that mean more than "here is a body of this length".
 _SPECIAL = {"HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_UPGRADE", "HTTP_CONNECTION"}
-
-AGAIN = "stations.again"
 
 
 class Asker(Protocol):
@@ -37,10 +35,13 @@ class Asker(Protocol):
 
 
 class Again(Protocol):
-    """What an application offers to serve requests with a head that it has served."""
+    """What serves the requests with a certain head, without WSGI and without a greenlet."""
 
     def __call__(self, body: bytes, asker: Asker) -> bool:
         """Takes a body, and answers later; or returns false, and the application serves the request as any other."""
+
+
+AgainFor = Callable[[Environ], "Again | None"]
 
 
 class KnownHead:
@@ -67,12 +68,11 @@ class KnownHead:
         body = data[end + len(self._after) :]
         return body if len(body) <= self._largest_body and data[start:end] == b"%d" % len(body) else None
 
-    def request(self, body: bytes, application: Application) -> Request:
-        """The request with this head and that body, for that application."""
+    def request(self, body: bytes) -> Request:
+        """The request with this head and that body."""
         environ = self._environ.copy()
         environ["CONTENT_LENGTH"] = str(len(body))
         environ["wsgi.input"] = BytesIO(body)
-        environ[AGAIN] = application
         return Request(environ, keep_alive=True, http10=False)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
+from proxy.http1_repeats import AgainFor
 from proxy.http1_requests import Limits, Request
 from proxy.http1_responses import Application, ErrorAnswer, Response, error_answer
 
@@ -26,7 +27,8 @@ class Options:
     """What connections of a service have in common. Times are in seconds.
 
     `max_buffered_bytes` is for all bodies that are incomplete or being worked on, those aside that came in one piece.
-    `before` and `after` are called around each request, if given; `after` also gets the time it began.
+    `before` and `after` are called around each request, if given; `after` also gets the time it began. `again_for` is
+    what the application has for serving requests without WSGI, see `proxy.http1_repeats`.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -36,6 +38,7 @@ class Options:
     max_buffered_bytes: int = 256 * 1024 * 1024
     max_requests: int = 0
     error_answer: ErrorAnswer = error_answer
+    again_for: AgainFor | None = None
     sweep_seconds: float = 1.0
     before: Callable[[Request], None] | None = None
     after: Callable[[Request, Response, float], None] | None = None
@@ -56,7 +59,7 @@ class Service:
         self.requests = 0
         self.buffered = 0
         self.keeps_alive = options.keepalive_seconds > 0
-        #: Whether applications may serve requests without an environ; hooks and gunicorn's access log want one.
+        #: Whether requests may be served without WSGI; hooks and gunicorn's access log want to see each.
         self.asks = options.before is None and options.after is None
         self.on_close: Callable[[], None] = lambda: None
         self.loop = gevent.get_hub().loop

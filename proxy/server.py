@@ -24,6 +24,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from proxy import http1_responses
 from proxy.http1 import Connection
+from proxy.http1_repeats import AgainFor
 from proxy.http1_requests import Environ, Limits, Request, SchemeHeaders
 from proxy.http1_responses import ErrorAnswer, Response
 from proxy.http1_service import Options, Service
@@ -67,6 +68,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     sweep_seconds = 1.0
     #: Makes headers and body of what the server answers itself; takes status, message and the environ so far.
     error_answer: ErrorAnswer = staticmethod(http1_responses.error_answer)
+    #: Serves requests without WSGI, where the application can (see `proxy.http1_repeats`).
+    again_for: AgainFor | None = None
 
     def init_process(self) -> None:
         """Called by gunicorn in the new process."""
@@ -107,6 +110,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             max_requests=self.max_requests,
             sweep_seconds=self.sweep_seconds,
             error_answer=self.error_answer,
+            again_for=self.again_for,
             before=self._before_request if _is_set(cfg, "pre_request") else None,
             after=self._after_request if logs else None,
             log=self.log,

@@ -87,9 +87,12 @@ class Single(_Plan):
 
     __slots__ = ()
 
+    #: What `answer` returns for what `post` produces.
+    posted = STORED
+
     @property
-    def repeats(self) -> bool:
-        """Whether `post` does for further bodies under the same head what `answer` does, and `answer` says the same."""
+    def posts(self) -> bool:
+        """Whether `post` does for any body under this head what `answer` does."""
         return not self._key and REPRESENTATION not in self._preferences
 
     def answer(self, body: bytes) -> bytes:
@@ -114,7 +117,8 @@ class Batch(_Plan):
     __slots__ = ()
 
     stored_type = "application/json"
-    repeats = False
+    posted = STORED
+    posts = False
 
     def answer(self, body: bytes) -> bytes:
         """Produces the elements and returns the answer's body. Raises what is wrong, or what became of them."""

@@ -6,7 +6,6 @@ import gevent
 import gevent.socket
 import pytest
 
-from proxy.http1_repeats import AGAIN
 from tests.test_http1 import Talk, until
 
 HEAD = b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"
@@ -30,27 +29,32 @@ def receive(client, size=1000):
 
 
 class Offering:
-    """An application that answers with what it was sent, and offers to serve such requests again."""
+    """An application that answers with what it was sent, and, after two requests, offers to serve them without WSGI."""
 
     def __init__(self, takes=True):
         self.takes = takes
-        self.served, self.asked = [], []
+        self.served, self.asked, self.heads = [], [], []
 
     def __call__(self, environ, start_response):
         """What WSGI calls; `more` is what was added to the environ of a declined request."""
         body = environ["wsgi.input"].read()
         self.served.append((body, environ.get("more")))
-        if AGAIN in environ:
-            assert environ[AGAIN] is self
-            environ[AGAIN] = self.again
         start_response("200 OK", [])
         return [body]
 
-    def again(self, body, asker):
-        """Takes a body, for the test to answer."""
-        if self.takes:
-            self.asked.append((body, asker))
-        return self.takes
+    def again_for(self, environ):
+        """What is asked for each head that is parsed."""
+        self.heads.append(environ["PATH_INFO"])
+        if len(self.served) < 2:
+            return None
+
+        def again(body, asker):
+            """Takes a body, for the test to answer."""
+            if self.takes:
+                self.asked.append((body, asker, environ["HTTP_HOST"]))
+            return self.takes
+
+        return again
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def talk():
     made = []
 
     def make(application, **options):
-        made.append(Talk(application, **options))
+        made.append(Talk(application, again_for=application.again_for, **options))
         client, connection = made[-1].connect()
         for body in (b"one", b"two"):
             made[-1].ask(client, post(body))
@@ -77,7 +81,7 @@ def test_a_known_head_is_asked_for(talk):
     for body in (b"three", b"four"):
         client.sendall(post(body))
         until(lambda: application.asked)
-        taken, asker = application.asked.pop()
+        taken, asker, _ = application.asked.pop()
         assert taken == body
         later(asker.answer, b"HTTP/1.1 200 OK\r\nX-Of: again\r\n", b"ok")
         data = receive(client)
@@ -87,13 +91,41 @@ def test_a_known_head_is_asked_for(talk):
     assert service.service.requests == 4
 
 
-def test_another_head_takes_the_whole_way(talk):
-    """Only the same bytes are the same head."""
+def test_a_head_is_asked_for_once(talk):
+    """What was given for it serves all requests with that head, until it is forgotten."""
+    application = Offering()
+    _, client, connection = talk(application)
+    for _ in range(3):
+        client.sendall(post(b"three"))
+        until(lambda: application.asked)
+        later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", b"ok")
+        receive(client)
+    asked_for = len(application.heads)
+    connection.tidy()
+    client.sendall(post(b"four"))
+    until(lambda: application.asked)
+    assert len(application.heads) == asked_for + 1
+
+
+def test_what_was_given_for_one_head_serves_no_other(talk):
+    """Clients behind one proxy take turns on a connection: each is served by what its own head says."""
+    application = Offering()
+    _, client, _ = talk(application)
+    for host in (b"a", b"b", b"a", b"a", b"c", b"b", b"b", b"b", b"a", b"c") * 4:
+        client.sendall(post(b"three").replace(b"Host: h", b"Host: " + host))
+        until(lambda: application.asked)
+        _, asker, served = application.asked.pop()
+        assert served.encode() == host
+        later(asker.answer, b"HTTP/1.1 200 OK\r\n", b"ok")
+        receive(client)
+
+
+@pytest.mark.parametrize("change", [(b"Host: h", b"Host: h\r\nConnection: close"), (b"HTTP/1.1", b"HTTP/1.0")])
+def test_connections_that_end_take_the_whole_way(talk, change):
+    """An answer that says so is a matter of WSGI."""
     application = Offering()
     service, client, _ = talk(application)
-    service.ask(client, post(b"three").replace(b"/a", b"/b"))
-    assert application.served[-1] == (b"three", None)
-    assert not application.asked
+    assert service.ask(client, post(b"three").replace(*change)).endswith(b"three")
 
 
 def test_a_refusal_takes_the_whole_way(talk):

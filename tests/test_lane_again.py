@@ -13,7 +13,7 @@ from werkzeug.test import EnvironBuilder
 
 from proxy.errors import BrokerAway
 from proxy.extension import OUTCOME
-from proxy.http1_repeats import AGAIN
+from proxy.http1_requests import Request
 from proxy.http1_responses import Response
 from proxy.lane import Again
 from proxy.messages import Ack
@@ -60,33 +60,29 @@ def site(make: Callable[..., Site]) -> Site:
     return site
 
 
-def send(site: Site, body: bytes = b"x", content_type: str = TEXT, **headers: str) -> tuple[Any, bytes]:
-    """A request as our own server makes it for a head that it knows; what is offered then, and the answer's head."""
+def environ_of(site: Site, body: bytes = b"x", content_type: str = TEXT, **headers: str) -> dict[str, Any]:
+    """A request as our own server makes it."""
     given = {"Authorization": f"Bearer {site.token}", **{k.replace("_", "-"): v for k, v in headers.items()}}
     builder = EnvironBuilder(SINGLE, method="POST", data=body, content_type=content_type, headers=given)
-    environ = {**builder.get_environ(), AGAIN: site.app}
-    heads: list[bytes] = []
-
-    def keep(data: bytes) -> None:
-        heads.append(data.partition(b"Content-Length")[0])
-
-    Response(_Request(environ), keep, b"\r\n", keep_alive=True).respond(site.app)
-    offered = environ[AGAIN]
-    return None if offered is site.app else offered, heads[0]
+    return {**builder.get_environ(), "REMOTE_ADDR": "127.0.0.1"}
 
 
-class _Request:
-    """What a response wants to know of its request."""
+def offer(site: Site, *args: Any, **headers: str) -> Any:
+    """What is offered for the head of a request."""
+    return site.app.extensions["stations"].edge.again_for(environ_of(site, *args, **headers))
 
-    keep_alive, http10 = True, False
 
-    def __init__(self, environ: dict[str, Any]) -> None:
-        self.environ = environ
+def head_of_whole_way(site: Site, **headers: str) -> bytes:
+    """The head of the answer to such a request, as it is sent when it goes the whole way."""
+    sent: list[bytes] = []
+    request = Request(environ_of(site, **headers), keep_alive=True, http10=False)
+    Response(request, sent.append, b"\r\n", keep_alive=True).respond(site.app)
+    return sent[0].partition(b"Content-Length")[0]
 
 
 def test_what_was_served_is_offered_again(site: Site) -> None:
     """The next body is produced, and the answer has the same head and body, with a request id of its own."""
-    offered, head = send(site)
+    offered, head = offer(site), head_of_whole_way(site)
     posts, asker = Posts(site), Asker()
     assert isinstance(offered, Again)
     assert offered(b"next", asker)
@@ -104,7 +100,7 @@ def test_what_was_served_is_offered_again(site: Site) -> None:
 
 def test_a_request_id_that_was_given_is_kept(site: Site) -> None:
     """It is part of the head that repeats."""
-    offered, head = send(site, X_Request_Id="r-1")
+    offered, head = offer(site, X_Request_Id="r-1"), head_of_whole_way(site, X_Request_Id="r-1")
     posts, asker = Posts(site), Asker()
     assert offered(b"next", asker)
     posts.done[0][0](posts.done[0][1], Ack(None, False))
@@ -114,7 +110,7 @@ def test_a_request_id_that_was_given_is_kept(site: Site) -> None:
 
 def test_a_failure_is_for_flask_to_answer(site: Site) -> None:
     """The application gets the request, and what became of the message."""
-    offered, _ = send(site)
+    offered = offer(site)
     posts, asker, error = Posts(site), Asker(), BrokerAway()
     assert offered(b"next", asker)
     posts.done[0][0](posts.done[0][1], error)
@@ -127,7 +123,7 @@ def test_a_failure_is_for_flask_to_answer(site: Site) -> None:
 )
 def test_bad_bodies_take_the_whole_way(site: Site, content_type: str, body: bytes) -> None:
     """Whatever would be refused is left to Flask, and never handed over."""
-    offered, _ = send(site, b"{}", content_type)
+    offered = offer(site, b"{}", content_type)
     posts = Posts(site)
     assert not offered(body, Asker())
     assert not posts.payloads
@@ -136,25 +132,61 @@ def test_bad_bodies_take_the_whole_way(site: Site, content_type: str, body: byte
 @pytest.mark.parametrize("headers", [{"Idempotency_Key": "k"}, {"Prefer": "return=representation"}])
 def test_heads_that_ask_for_more_are_not_offered(site: Site, headers: dict[str, str]) -> None:
     """A key names one message; an ack has its own sequence in it."""
-    assert send(site, **headers)[0] is None
+    assert offer(site, **headers) is None
 
 
-def test_failures_are_not_offered(site: Site) -> None:
-    """Only what was served well can be served again."""
-    assert send(site, b"")[0] is None
-    assert send(site, Authorization="Bearer nope")[0] is None
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer nope"},
+        {"Authorization": "Basic cm9vdDptZW1waGlz"},
+        {"Content_Encoding": "gzip"},
+        {"X_Note": "a\u00e9\r"},
+        {"Idempotency_Key": "a b"},
+    ],
+)
+def test_heads_that_may_be_refused_are_not_offered(site: Site, headers: dict[str, str]) -> None:
+    """They are for Flask to judge."""
+    environ = environ_of(site)
+    environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+    assert site.app.extensions["stations"].edge.again_for(environ) is None
+
+
+def test_other_methods_and_paths_are_not_offered(site: Site) -> None:
+    """Only a produce that Flask has served can be served without it."""
+    edge = site.app.extensions["stations"].edge
+    assert edge.again_for({**environ_of(site), "REQUEST_METHOD": "PUT"}) is None
+    assert edge.again_for({**environ_of(site), "PATH_INFO": "/stations/other/produce/single"}) is None
+    assert edge.again_for({**environ_of(site), "PATH_INFO": "/stations/orders/produce/batch"}) is None
+
+
+def test_without_the_lane_nothing_is_offered(make: Callable[..., Site]) -> None:
+    """`LANE=false` means that Flask serves all."""
+    site = make(LANE="false")
+    site.post(SINGLE, b"x")
+    assert offer(site) is None
+
+
+def test_a_request_that_was_offered_first_is_prepared_once(site: Site) -> None:
+    """What is declined goes to the application, which does not look for a client behind the client."""
+    edge = site.app.extensions["stations"].edge
+    environ = environ_of(site)
+    edge.again_for(environ)
+    prepared = environ["stations.request_id"]
+    sent: list[bytes] = []
+    Response(Request(environ, keep_alive=True, http10=False), sent.append, b"\r\n", keep_alive=True).respond(site.app)
+    assert b"X-Request-Id: " + prepared.encode() + b"\r\n" in sent[0]
 
 
 @pytest.mark.parametrize("extend", EXTENSIONS.values(), ids=list(EXTENSIONS))
 def test_an_extension_is_never_bypassed(site: Site, extend: Callable[[Site, list[int]], object]) -> None:
     """One that comes while requests are served sees all that follow."""
-    offered, _ = send(site)
+    offered = offer(site)
     posts = Posts(site)
     assert offered(b"one", Asker())
     site.app._got_first_request = False
     extend(site, [])
     assert not offered(b"two", Asker())
-    assert send(site)[0] is None
     assert posts.payloads[:1] == [b"one"]
     assert b"two" not in posts.payloads
 
@@ -162,7 +194,7 @@ def test_an_extension_is_never_bypassed(site: Site, extend: Callable[[Site, list
 @pytest.mark.parametrize("name", ["request_started", "request_finished", "got_request_exception"])
 def test_a_receiver_of_signals_is_never_bypassed(site: Site, name: str) -> None:
     """Connected while requests are served, it sees all that follow."""
-    offered, _ = send(site)
+    offered = offer(site)
     Posts(site)
 
     def receive(*args: Any, **kwargs: Any) -> None:
@@ -174,24 +206,20 @@ def test_a_receiver_of_signals_is_never_bypassed(site: Site, name: str) -> None:
 
 
 def test_what_is_wrapped_around_the_application_is_never_bypassed(site: Site) -> None:
-    """Neither what comes later, nor what is there before; nor an application that calls ours."""
-    offered, _ = send(site)
+    """Whether it comes before the offer or after it."""
+    offered = offer(site)
     Posts(site)
     inner = site.app.wsgi_app
     site.app.wsgi_app = lambda *args: inner(*args)  # type: ignore[method-assign]
     assert not offered(b"x", Asker())
-    del site.app.extensions["stations"].producer.post
-    assert send(site)[0] is None
+    assert not offer(site)(b"x", Asker())
     site.app.wsgi_app = inner  # type: ignore[method-assign]
-    environ = {**EnvironBuilder(SINGLE, method="POST", data=b"x").get_environ(), AGAIN: object()}
-    environ["HTTP_AUTHORIZATION"] = f"Bearer {site.token}"
-    site.app(environ, lambda *args: None)
-    assert not isinstance(environ[AGAIN], Again)
+    assert offered(b"x", Asker())
 
 
 def test_a_token_that_ends_is_not_taken(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Expired, or forgotten because it was revoked: it is for Flask to judge."""
-    offered, _ = send(site)
+    offered = offer(site)
     Posts(site)
     now = time.time()
     with monkeypatch.context() as later:
@@ -202,7 +230,7 @@ def test_a_token_that_ends_is_not_taken(site: Site, monkeypatch: pytest.MonkeyPa
 
 def test_a_path_that_is_forgotten_is_not_taken(site: Site) -> None:
     """What Flask has proved is asked for each time."""
-    offered, _ = send(site)
+    offered = offer(site)
     Posts(site)
     site.app.extensions["stations"].proved.clear()
     assert not offered(b"x", Asker())
@@ -210,7 +238,7 @@ def test_a_path_that_is_forgotten_is_not_taken(site: Site) -> None:
 
 def test_without_gevent_nothing_is_posted(site: Site) -> None:
     """Threads have nobody who could be called; the request takes the whole way."""
-    offered, _ = send(site)
+    offered = offer(site)
     assert not offered(b"x", Asker())
 
 
@@ -218,7 +246,7 @@ def test_each_answer_has_its_line_in_the_log(make: Callable[..., Site]) -> None:
     """As for any other request, with its own lengths and request id."""
     site = make(LOG_LEVEL="info")
     site.post(SINGLE, b"x")
-    offered, _ = send(site)
+    offered = offer(site)
     posts, asker = Posts(site), Asker()
     with capture_logs() as lines:
         assert offered(b"four", asker)
