@@ -23,6 +23,10 @@ LAYERS = [
     "schemas proxy.config proxy.messages proxy.sealing proxy.shaping",
     "schemas.auth schemas.stations proxy.keys proxy.edge",
     "proxy.brokers proxy.validators",
+    "proxy.validators.avro_schema",
+    "proxy.validators.avro_json",
+    "proxy.validators.avro_binary",
+    "proxy.validators.avro",
     "proxy.brokers.answers proxy.brokers.connection proxy.brokers.embedded_files proxy.brokers.frames",
     "proxy.brokers.embedded proxy.brokers.publishing",
     "proxy.brokers.atomic proxy.brokers.embedded_server proxy.brokers.groups",
@@ -56,6 +60,7 @@ KEPT = {
     "gevent": "proxy.waiters proxy.transports proxy.http1_service proxy.http1 proxy.server",
     "gunicorn": "proxy.gunicorn_log proxy.server",
     "subprocess": " ".join(_EMBEDDED),
+    "fastavro": "proxy.validators.avro",
     "queue multiprocessing concurrent": "",
 }
 
