@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import validators_avro
+from benchmarks import validators_avro, validators_graphql
 from proxy.errors import BadSchema, SchemaViolation
 from proxy.messages import Schema
 from proxy.validators import check, validator_of
@@ -33,6 +33,7 @@ class Measured(NamedTuple):
 #: By language and name, what makes a case: schema and payload.
 CASES: dict[str, dict[str, Callable[[], tuple[Schema, bytes]]]] = {
     "avro": validators_avro.CASES,
+    "graphql": validators_graphql.CASES,
 }
 
 

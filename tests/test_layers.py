@@ -23,8 +23,8 @@ LAYERS = [
     "schemas proxy.config proxy.messages proxy.sealing proxy.shaping",
     "schemas.auth schemas.stations proxy.keys proxy.edge",
     "proxy.brokers proxy.validators",
-    "proxy.validators.avro_schema",
-    "proxy.validators.avro_json",
+    "proxy.validators.avro_schema proxy.validators.graphql_shapes",
+    "proxy.validators.avro_json proxy.validators.graphql",
     "proxy.validators.avro_binary",
     "proxy.validators.avro",
     "proxy.brokers.answers proxy.brokers.connection proxy.brokers.embedded_files proxy.brokers.frames",
@@ -61,6 +61,7 @@ KEPT = {
     "gunicorn": "proxy.gunicorn_log proxy.server",
     "subprocess": " ".join(_EMBEDDED),
     "fastavro": "proxy.validators.avro",
+    "graphql": "proxy.validators.graphql",
     "queue multiprocessing concurrent": "",
 }
 
