@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 
 import msgspec
 
@@ -76,9 +77,15 @@ _CASES: dict[str, tuple[str, str, Callable[[], bytes]]] = {
 }
 
 
-def cases() -> Iterator[tuple[str, Schema, bytes]]:
-    """Name, schema and payload of each case, first as it is, then strictly."""
-    for name, (definition, message, payload) in _CASES.items():
-        schema = prepare(Schema(type="protobuf", definition=definition, message_struct_name=message))
-        yield name, schema, payload()
-        yield f"{name}, strict", msgspec.structs.replace(schema, strict=True), payload()
+def _made(name: str, strict: bool) -> tuple[Schema, bytes]:
+    definition, message, payload = _CASES[name]
+    schema = prepare(Schema(type="protobuf", definition=definition, message_struct_name=message))
+    return msgspec.structs.replace(schema, strict=strict), payload()
+
+
+#: What makes the schema and the payload of each case, first as it is, then strictly.
+CASES: dict[str, Callable[[], tuple[Schema, bytes]]] = {
+    f"{name}{', strict' if strict else ''}": functools.partial(_made, name, strict)
+    for name in _CASES
+    for strict in (False, True)
+}

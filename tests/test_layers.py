@@ -23,6 +23,10 @@ LAYERS = [
     "schemas proxy.config proxy.messages proxy.sealing proxy.shaping",
     "schemas.auth schemas.stations proxy.keys proxy.edge",
     "proxy.brokers proxy.validators",
+    "proxy.validators.avro_schema proxy.validators.graphql_shapes",
+    "proxy.validators.avro_json proxy.validators.graphql",
+    "proxy.validators.avro_binary",
+    "proxy.validators.avro",
     "proxy.brokers.answers proxy.brokers.connection proxy.brokers.embedded_files proxy.brokers.frames",
     "proxy.brokers.embedded proxy.brokers.publishing",
     "proxy.validators.protobuf_files proxy.validators.protoc_child",
@@ -61,6 +65,8 @@ KEPT = {
     "gevent": "proxy.waiters proxy.transports proxy.http1_service proxy.http1 proxy.server",
     "gunicorn": "proxy.gunicorn_log proxy.server",
     "subprocess": " ".join([*_EMBEDDED, "proxy.validators.protoc"]),
+    "fastavro": "proxy.validators.avro",
+    "graphql": "proxy.validators.graphql",
     "queue multiprocessing concurrent": "",
 }
 
