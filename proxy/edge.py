@@ -63,6 +63,7 @@ class Edge:
     def __init__(self, app: Callable[..., Iterable[bytes]], config: Config) -> None:
         self._app = app
         self._offer: Callable[[Environ], Offer | None] | None = getattr(app, "offer", None)
+        self._logger: Any = None
         self._frames: dict[str, tuple[bytes, bytes]] = {}
         self._trusts = functools.lru_cache(maxsize=1024)(functools.partial(_is_in, config.trusted_proxies))
         self._any_origin = "*" in config.cors_origins
@@ -209,7 +210,9 @@ class Edge:
         if status < 400 and (self._sample == 0.0 or (self._sample < 1.0 and random.random() >= self._sample)):  # noqa: S311
             return
         rule, station = route
-        logger = structlog.get_logger()
+        if self._logger is None:  # found once: finding it costs more than a line
+            self._logger = structlog.get_logger().bind()
+        logger = self._logger
         (logger.warning if status >= 500 else logger.info)(
             "request",
             method=environ.get("REQUEST_METHOD"),

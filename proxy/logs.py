@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 from typing import Any
 
+import msgspec
 import structlog
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _TOKEN = re.compile(r"(authorization=)[^&\s]*|\beyJ[\w.=-]+", re.IGNORECASE)
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
 # These two would log from the asyncio thread, which must not take the locks of logging handlers.
 _SILENT = ("nats.aio.client", "asyncio")
 
@@ -28,12 +31,20 @@ def configure(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if terminal else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(_as_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _as_json(event: dict[str, Any], **_: Any) -> str:
+    """One line of JSON. The quick encoder takes no half of a surrogate pair, which the standard library escapes."""
+    try:
+        return _encode(event).decode()
+    except UnicodeEncodeError:
+        return json.dumps(event, default=repr)
 
 
 def _without_tokens(record: logging.LogRecord) -> bool:

@@ -256,3 +256,14 @@ def test_flasks_development_server_prints_no_token(
     assert "POST /x?" in caplog.text
     assert "secret" not in caplog.text
     assert "eyJ" not in caplog.text
+
+
+def test_lines_are_json_whatever_they_hold(make_app: Callable[..., Flask], read: Read) -> None:
+    """Half a surrogate pair, and what JSON has no form for."""
+    make_app()
+    read()
+    structlog.get_logger().info("odd", text="\ud800", thing=Callable)
+    structlog.get_logger().info("odd", thing={1, 2})
+    first, second = read()
+    assert first["text"] == "\ud800"
+    assert second["thing"] in ("{1, 2}", [1, 2])
