@@ -55,7 +55,7 @@ class Lane:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """One request, the short way if it is one that was proved."""
         content = None
-        if environ["REQUEST_METHOD"] == "POST":
+        if environ["REQUEST_METHOD"] == "POST" and OUTCOME not in environ:  # else the message has been sent already
             proved = self.extension.proved.get(environ["PATH_INFO"])
             if proved is not None and not self.has_company(proved):
                 content = self._answer(environ, proved)

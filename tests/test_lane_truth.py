@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 
 from proxy.errors import AckTimeout
+from proxy.extension import OUTCOME
 from proxy.sealing import key_id
 from tests.application import SECRET, Api, payloads
 from tests.servers import NatsServer, eventually
@@ -42,6 +43,17 @@ def test_a_token_that_expires_on_the_way_does_not_hide_what_became_of_the_messag
     app.extensions["stations"].producer.single = late
     answer = api.single(station)
     assert (answer.status_code, answer.get_json()["stored"]) == (504, "unknown")
+
+
+def test_a_message_that_was_sent_is_not_sent_once_more_for_its_answer(
+    api: Api, broker: NatsServer, station: str
+) -> None:
+    """What became of it comes with the request, and Flask gives the answer."""
+    assert api.single(station, b"1").status_code == 200
+    path = f"/stations/{station}/produce/single"
+    answer = api.post(path, b"2", environ_overrides={OUTCOME: AckTimeout()})
+    assert (answer.status_code, answer.get_json()["stored"]) == (504, "unknown")
+    assert payloads(broker, station) == [b"1"]
 
 
 def _until(expiry: int, token: str) -> str:
