@@ -221,6 +221,14 @@ class Config:
         "How long created stations know a de-duplication id; assumed where a user may not look.",
     )
 
+    schema_registry: bool = _setting(
+        "SCHEMA_REGISTRY",
+        flag,
+        True,
+        "Ask the broker which schemas stations demand. Users need the right to read them, unless `ROOT_USER` has it. "
+        "Off: there are no schemas.",
+    )
+
     lane: bool = _setting(
         "LANE", flag, True, "The short way past Flask for requests like those that Flask has already served."
     )
