@@ -34,7 +34,7 @@ LAYERS = [
     "proxy.validators.protobuf_depth proxy.validators.protobuf_wire",
     "proxy.validators.protobuf_faults proxy.validators.protobuf_weights",
     "proxy.validators.protobuf",
-    "proxy.brokers.atomic proxy.brokers.embedded_server proxy.brokers.groups",
+    "proxy.brokers.api proxy.brokers.atomic proxy.brokers.embedded_server proxy.brokers.groups",
     "proxy.brokers.pool proxy.brokers.session",
     "proxy.brokers.jetstream",
     "proxy.replies",
