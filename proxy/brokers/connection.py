@@ -208,15 +208,22 @@ class Connection:
 
         Raises `Forbidden` when the user may not receive them, `BrokerAway` when that cannot be told.
         """
+        self._refused.discard(subject.lower())
         try:
             subscription = await self._client.subscribe(subject)
             self._client.takers[subscription._id] = lambda subject, data, headers: function(subject)
-            let = await self._is_let(subject)
+            if await self._is_let(subject):
+                return
+            del self._client.takers[subscription._id]
+            await subscription.unsubscribe()
         except (nats.errors.Error, asyncio.TimeoutError, OSError):
             self.check()
             raise BrokerAway from None
-        if not let:
-            raise Forbidden(f"the broker does not allow this user to subscribe to {subject}")
+        except asyncio.CancelledError:
+            if self.alive:
+                raise
+            raise BrokerAway from None  # nats-py cancels what waits when it closes
+        raise Forbidden(f"the broker does not allow this user to subscribe to {subject}")
 
     async def _is_let(self, subject: str) -> bool:
         """Whether the server has taken a subscription."""
