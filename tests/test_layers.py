@@ -35,6 +35,7 @@ LAYERS = [
     "proxy.validators.protobuf_faults proxy.validators.protobuf_weights",
     "proxy.validators.protobuf",
     "proxy.brokers.api proxy.brokers.atomic proxy.brokers.embedded_server proxy.brokers.groups",
+    "proxy.brokers.kv",
     "proxy.brokers.pool proxy.brokers.session",
     "proxy.brokers.jetstream",
     "proxy.replies",
