@@ -36,6 +36,7 @@ LAYERS = [
     "proxy.validators.protobuf",
     "proxy.brokers.api proxy.brokers.atomic proxy.brokers.embedded_server proxy.brokers.groups",
     "proxy.brokers.kv",
+    "proxy.brokers.schemas",
     "proxy.brokers.pool proxy.brokers.session",
     "proxy.brokers.jetstream",
     "proxy.replies",

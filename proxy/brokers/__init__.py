@@ -73,6 +73,9 @@ class Registry(Protocol):
     `Conflict` when others changed the same thing at the same time, and `ChangeUnconfirmed`. `Pool.registry` runs them.
     """
 
+    def on_write(self, function: Callable[[str], None]) -> None:
+        """Has `function` called with the key after each change, made or not; see `Demands.changed`."""
+
     async def put_schema(self, name: str, schema: Schema) -> tuple[int, bool]:
         """Makes `schema` the newest version: its number, and whether it was made for this (not: the same as before).
 
