@@ -59,8 +59,8 @@ class Config:
         "ROOT_USER",
         text,
         "",
-        "User that the gateway itself logs on as: readiness is judged by it. Producing does not need it. "
-        "The name of the embedded broker's user.",
+        "User that the gateway itself logs on as: readiness is judged by it, and it reads the schemas of stations for "
+        "users of its account who may not. Producing does not need it. The name of the embedded broker's user.",
         shown="none (embedded: `root`)",
     )
     connection_token: str = _setting(
@@ -225,7 +225,7 @@ class Config:
         "SCHEMA_REGISTRY",
         flag,
         True,
-        "Ask the broker which schemas stations demand. Users need the right to read them, unless `ROOT_USER` has it. "
+        "Ask the broker which schemas stations demand. Users need the right to read that, or `ROOT_USER` has it. "
         "Off: there are no schemas.",
     )
 

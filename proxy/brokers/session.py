@@ -14,14 +14,17 @@ import msgspec
 
 from proxy.brokers import frames
 from proxy.brokers.answers import ApiError
-from proxy.brokers.api import Api
+from proxy.brokers.api import Api, hears
 from proxy.brokers.atomic import AtomicDelivery, cannot
 from proxy.brokers.connection import Connection
+from proxy.brokers.demands import Demands
 from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Portion
+from proxy.brokers.kv import Bucket
 from proxy.brokers.publishing import Delivery, tokens
+from proxy.brokers.schemas import BUCKET, Registry
 from proxy.config import Config
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound
-from proxy.messages import Station
+from proxy.messages import UNKNOWN, Demand, Station, Unknown
 
 ATOMIC_SINCE = (2, 12)
 WINDOW_MEMORY_SECONDS = 60.0  # an operator may shorten it meanwhile
@@ -77,6 +80,9 @@ class Session:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._api = Api(connection)
         self._gatherer = Gatherer(connection, config.produce_timeout_seconds)
+        bucket = Bucket(self._api, BUCKET, config.station_replicas)
+        self.registry, self.demands = Registry(bucket), Demands(connection, bucket)
+        connection.on_end = self.demands.close
 
     @property
     def alive(self) -> bool:
@@ -95,7 +101,12 @@ class Session:
 
     def on_end(self, function: Callable[[], None]) -> None:
         """Has `function` called once when the connection has ended."""
-        self.connection.on_end = function
+
+        def ended() -> None:
+            self.demands.close()
+            function()
+
+        self.connection.on_end = ended
 
     def forget(self, token: int) -> None:
         """Waits for the answer to a message no longer."""
@@ -169,6 +180,14 @@ class Session:
         self._windows[station.name] = (None, self._loop.time())
         self._do(self._ask_window(station))
         return None
+
+    def demand(self, station: Station) -> Demand | Unknown | None:
+        """What the station demands, if it is known; nobody is asked."""
+        return self.demands.known.get(station.name, UNKNOWN)
+
+    async def hears(self, other: Session) -> bool:
+        """Whether a message of that session arrives here, as it does when both belong to one account."""
+        return await hears(self.connection, other.connection)
 
     async def ensure(self, station: Station) -> bool:
         """Sees that the station exists: true when it was created for this, false when it was there.
