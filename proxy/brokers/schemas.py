@@ -97,6 +97,12 @@ class Registry:
             if head is not None and await self._has(name, newest, schema):
                 await self._settle(name, head, revision)
                 return newest, newest == made
+            # Others make it for the first time at this moment, and have not put the head there yet. (After a deletion
+            # the version could be one that is about to go.)
+            if not revision and await self._has(name, newest, schema):
+                if await self._move(name, newest, 0):
+                    return newest, newest == made
+                continue
             if newest >= MAX_VERSIONS:
                 raise Conflict(f"schema {name} has had {newest} versions, and can have no more")
             if await self._make(name, newest + 1, value):
