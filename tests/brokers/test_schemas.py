@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from proxy.brokers.api import Api
-from proxy.brokers.kv import Bucket
 from proxy.brokers.schemas import BUCKET, Registry, station_key
 from proxy.errors import BadRegistry, BadSchema, BadSchemaName, Conflict, SchemaNotFound, TooLarge
 from proxy.messages import Attachment, Schema, SchemaHead, SchemaVersion, station_named
-from tests.brokers.tools import USERS, client, connected, run
+from tests.brokers.registries import ANY, NONE, ORDERS, OTHER, attempt, registry
+from tests.brokers.tools import USERS, client, run
 from tests.servers import NatsServer
 
-ORDERS = station_named("orders")
-ANY, NONE, OTHER = (Schema(type="json", definition=text) for text in ("{}", "false", "true"))
 PROTO = Schema(type="protobuf", definition="message A {}", message_struct_name="A", strict=True, compiled=b"\0\xff")
 
 Servers = Callable[..., NatsServer]
@@ -33,13 +27,6 @@ def server(nats_server: Servers) -> NatsServer:
     return nats_server(users=USERS)
 
 
-@contextlib.asynccontextmanager
-async def registry(server: NatsServer) -> AsyncIterator[Registry]:
-    """The registry as a replica sees it, through a connection of its own."""
-    async with connected(server.url) as connection:
-        yield Registry(Bucket(Api(connection), BUCKET))
-
-
 def alone(server: NatsServer, work: Callable[[Registry], Any]) -> Any:
     """Runs work that needs one replica."""
 
@@ -48,21 +35,6 @@ def alone(server: NatsServer, work: Callable[[Registry], Any]) -> Any:
             return await work(one)
 
     return run(with_one())
-
-
-def together(server: NatsServer, work: Callable[[Registry, Registry], Any]) -> Any:
-    """Runs work that needs two replicas."""
-
-    async def with_two() -> Any:
-        async with registry(server) as one, registry(server) as other:
-            return await work(one, other)
-
-    return run(with_two())
-
-
-async def attempt(work: Any) -> Any:
-    """What the work returns, or the error that it ends with."""
-    return (await asyncio.gather(work, return_exceptions=True))[0]
 
 
 # ---- versions ----------------------------------------------------------------------------------------------------
@@ -150,34 +122,6 @@ def test_a_schema_that_cannot_be_stored_is_refused(server: NatsServer) -> None:
     alone(server, work)
 
 
-def test_two_replicas_that_put_at_once_get_two_versions(server: NatsServer) -> None:
-    """None is lost, none is overwritten, and the newest is one of them."""
-
-    async def work(one: Registry, other: Registry) -> None:
-        for turn in range(20):
-            schemas = [Schema(type="json", definition=f"{{}} {turn} {n}") for n in range(2)]
-            puts = await asyncio.gather(one.put_schema("order", schemas[0]), other.put_schema("order", schemas[1]))
-            assert sorted(puts) == [(2 * turn + 1, True), (2 * turn + 2, True)]
-            for (number, _), schema in zip(puts, schemas, strict=True):
-                assert (await one.get_schema("order", number)).schema == schema
-            assert (await other.get_schema("order")).version == 2 * turn + 2
-
-    together(server, work)
-
-
-def test_many_that_put_the_same_at_once_make_one_version(server: NatsServer) -> None:
-    """As after a deployment, when each replica registers what it was shipped with. No other version is left behind."""
-
-    async def work(one: Registry, other: Registry) -> None:
-        for name in map("order-{}".format, range(10)):
-            puts = await asyncio.gather(*(each.put_schema(name, ANY) for each in (one, other) * 5))
-            assert sum(made for _, made in puts) == 1
-            assert {number for number, _ in puts} == {1}
-            assert await one.bucket.keys(f"schema.{name}.*") == [f"schema.{name}.1"]
-
-    together(server, work)
-
-
 def test_a_version_that_no_head_tells_of_is_not_lost(server: NatsServer) -> None:
     """A replica ended between its two steps: the next one who puts finishes what it began."""
 
@@ -262,71 +206,6 @@ def test_numbers_are_not_given_again(server: NatsServer) -> None:
     alone(server, work)
 
 
-def test_a_deletion_and_an_attachment_at_once_leave_no_station_without_its_schema(server: NatsServer) -> None:
-    """One is refused, or both are; whichever way their steps fall."""
-
-    async def work(one: Registry, other: Registry) -> None:
-        outcomes = set()
-        for turn, version in itertools.product(range(25), (None, 1)):
-            name = f"s-{turn}-{version}"
-            await one.put_schema(name, ANY)
-            attach = _after(other.attach(ORDERS, name, version), turn)
-            deleted, attached = await asyncio.gather(attempt(one.delete_schema(name)), attempt(attach))
-            found = await one.attachment(ORDERS)
-            outcomes.add((type(deleted).__name__, type(attached).__name__))
-            assert (found is not None) == (attached is None)
-            if attached is None:
-                assert isinstance(deleted, Conflict)
-                assert (await one.get_schema(name, version)).schema == ANY
-                await one.detach(ORDERS)
-        assert len(outcomes) >= 2, outcomes
-
-    together(server, work)
-
-
-async def _after(work: Any, turns: int) -> Any:
-    """Begins the work some turns of the loop later."""
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    return await work
-
-
-def test_a_deletion_and_a_new_version_at_once_lose_nothing(server: NatsServer) -> None:
-    """The version is there afterwards, whatever became of the deletion."""
-
-    async def work(one: Registry, other: Registry) -> None:
-        for turn in range(40):
-            await one.put_schema("order", ANY)
-            put = _after(other.put_schema("order", NONE), turn)
-            deleted, (number, made) = await asyncio.gather(attempt(one.delete_schema("order")), put)
-            assert made
-            if deleted is None and isinstance(await attempt(one.get_schema("order")), SchemaNotFound):
-                continue  # it was deleted after it was made
-            assert (await one.get_schema("order", number)).schema == NONE
-
-    together(server, work)
-
-
-def test_a_deletion_spares_what_is_made_anew_meanwhile(server: NatsServer) -> None:
-    """Between its steps somebody makes the schema again, under the next number."""
-
-    async def work() -> None:
-        async with registry(server) as other, connected(server.url) as connection:
-
-            class Slow(Bucket):
-                async def keys(self, pattern: str = ">") -> list[str]:
-                    if pattern.startswith("schema."):
-                        assert await other.put_schema("order", NONE) == (2, True)
-                    return await super().keys(pattern)
-
-            await other.put_schema("order", ANY)
-            await Registry(Slow(Api(connection), BUCKET)).delete_schema("order")
-            assert await other.get_schema("order") == SchemaVersion(name="order", version=2, schema=NONE)
-            assert isinstance(await attempt(other.get_schema("order", 1)), SchemaNotFound)
-
-    run(work())
-
-
 def test_a_deletion_that_was_cut_off_is_taken_up_again(server: NatsServer) -> None:
     """Nobody attaches a schema with its mark; to put it takes the mark off, to delete it goes on."""
 
@@ -343,23 +222,6 @@ def test_a_deletion_that_was_cut_off_is_taken_up_again(server: NatsServer) -> No
         assert await one.list_schemas() == []
 
     alone(server, work)
-
-
-def test_an_attachment_that_is_taken_back_leaves_the_one_before(server: NatsServer) -> None:
-    """A station whose change was refused demands what it did."""
-
-    async def work(one: Registry, other: Registry) -> None:
-        await one.put_schema("kept", NONE)
-        for turn in range(25):
-            await one.attach(ORDERS, "kept")
-            await one.put_schema(f"s-{turn}", ANY)
-            attach = _after(other.attach(ORDERS, f"s-{turn}"), turn)
-            _, attached = await asyncio.gather(attempt(one.delete_schema(f"s-{turn}")), attempt(attach))
-            found = await one.attachment(ORDERS)
-            assert found is not None
-            assert found.schema == ("kept" if attached else f"s-{turn}")
-
-    together(server, work)
 
 
 # ---- others who write there --------------------------------------------------------------------------------------
