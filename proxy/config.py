@@ -59,8 +59,8 @@ class Config:
         "ROOT_USER",
         text,
         "",
-        "User that the gateway itself logs on as: readiness is judged by it. Producing does not need it. "
-        "The name of the embedded broker's user.",
+        "User that the gateway itself logs on as: readiness is judged by it, and it reads the schemas of stations for "
+        "users of its account who may not. Producing does not need it. The name of the embedded broker's user.",
         shown="none (embedded: `root`)",
     )
     connection_token: str = _setting(
@@ -219,6 +219,14 @@ class Config:
         number(0.1, 10**6),
         120.0,
         "How long created stations know a de-duplication id; assumed where a user may not look.",
+    )
+
+    schema_registry: bool = _setting(
+        "SCHEMA_REGISTRY",
+        flag,
+        True,
+        "Ask the broker which schemas stations demand. Users need the right to read that, or `ROOT_USER` has it. "
+        "Off: there are no schemas.",
     )
 
     lane: bool = _setting(

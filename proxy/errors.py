@@ -8,13 +8,17 @@
         │   ├── BadStationName
         │   ├── BadHeader                a header that cannot be stored, or a bad Idempotency-Key
         │   ├── BadSchema                a definition that does not compile, or is too large or too deep
+        │   ├── BadSchemaName
         │   └── SchemaViolation          the station's schema refuses the payload
         ├── Unauthorized            401
         ├── Forbidden               403  the broker denies this user this
         ├── RouteNotFound           404
         ├── StationNotFound         404
+        ├── SchemaNotFound          404
+        ├── RegistryOff             404  this gateway asks for no schemas
         ├── MethodNotAllowed        405
         ├── SlowBody                408
+        ├── Conflict                409  what is to be changed is in use, or was changed by others meanwhile
         ├── LengthRequired          411
         ├── TooLarge                413  body, message or batch
         ├── UnsupportedMediaType    415
@@ -27,8 +31,10 @@
         │   ├── Stopping                 this worker is on its way out
         │   ├── BrokerAway               no connection to the broker
         │   ├── BrokerRefused            the broker answered that it cannot store this now
+        │   ├── BadRegistry              what the registry holds for a station cannot be used
         │   └── OpenBroker               the broker lets everyone in
         ├── AckTimeout              504  sent, and not answered in time
+        ├── ChangeUnconfirmed       504  the same for a change of the registry
         └── BatchFailed                  some messages of a batch failed; its status follows from theirs
 
 Every error says whether the message was stored (`stored`) and whether repeating the request is safe (`repeat`).
@@ -108,6 +114,12 @@ class BadSchema(BadRequest):
     """A schema's definition cannot be used: the message says why, and where it can, at which line."""
 
 
+class BadSchemaName(BadRequest):
+    """No schema can have this name."""
+
+    default = "a schema's name has 1 to 128 letters, digits, '_' and '-'"
+
+
 class SchemaViolation(BadRequest):
     """The station's schema refuses the payload; the field `violations` lists why."""
 
@@ -144,6 +156,20 @@ class StationNotFound(GatewayError):
     default = "there is no such station"
 
 
+class SchemaNotFound(GatewayError):
+    """The registry has no such schema, or not this version of it."""
+
+    status = 404
+    default = "there is no such schema"
+
+
+class RegistryOff(GatewayError):
+    """This gateway asks for no schemas, so it cannot change them either."""
+
+    status = 404
+    default = "this gateway runs without schemas (SCHEMA_REGISTRY=false)"
+
+
 class MethodNotAllowed(GatewayError):
     """The route exists and does not take this method; `allowed` are those it takes."""
 
@@ -165,6 +191,13 @@ class SlowBody(GatewayError):
     status = 408
     repeat = "safe"
     default = "the request did not arrive in time"
+
+
+class Conflict(GatewayError):
+    """What is to be changed is in use, or others have changed it meanwhile."""
+
+    status = 409
+    default = "this was changed at the same time; look at it and try again"
 
 
 class LengthRequired(GatewayError):
@@ -261,6 +294,12 @@ class BrokerRefused(Unavailable):
     retry_after = 2
 
 
+class BadRegistry(Unavailable):
+    """The registry holds something for a station that cannot be used; whoever may write there has to put it right."""
+
+    retry_after = 10
+
+
 class OpenBroker(Unavailable):
     """The broker lets everyone in, so tokens would prove nothing."""
 
@@ -275,6 +314,15 @@ class AckTimeout(GatewayError):
     stored = "unknown"
     repeat = "with-key"
     default = "the broker did not confirm in time; repeat the request with the same Idempotency-Key"
+
+
+class ChangeUnconfirmed(GatewayError):
+    """A change of the registry was sent, and no answer came in time: it may be made. Making it again does no harm."""
+
+    status = 504
+    stored = "unknown"
+    repeat = "with-key"
+    default = "the broker did not confirm the change in time; it may be made: repeat the request"
 
 
 class BatchFailed(GatewayError):

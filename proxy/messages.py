@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import re
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -83,4 +84,37 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: int
     schema: Schema
+    dead_letter: bool = False
+
+
+class Unknown(enum.Enum):
+    """In place of a demand: it is not known here, and has to be asked for."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+
+
+class SchemaVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a named schema, as the registry has it."""
+
+    name: str
+    version: int
+    schema: Schema
+
+
+class SchemaHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list of schemas tells of each: its newest version, and the language of that."""
+
+    name: str
+    version: int
+    type: str
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """Which schema a station demands: that version, or with None whatever is the newest."""
+
+    schema: str
+    version: int | None
     dead_letter: bool = False

@@ -44,13 +44,17 @@ TRUTH = {
     "BadStationName": (400, "no", "never"),
     "BadHeader": (400, "no", "never"),
     "BadSchema": (400, "no", "never"),
+    "BadSchemaName": (400, "no", "never"),
     "SchemaViolation": (400, "no", "never"),
     "Unauthorized": (401, "no", "never"),
     "Forbidden": (403, "no", "never"),
     "RouteNotFound": (404, "no", "never"),
     "StationNotFound": (404, "no", "never"),
+    "SchemaNotFound": (404, "no", "never"),
+    "RegistryOff": (404, "no", "never"),
     "MethodNotAllowed": (405, "no", "never"),
     "SlowBody": (408, "no", "safe"),
+    "Conflict": (409, "no", "never"),
     "LengthRequired": (411, "no", "never"),
     "TooLarge": (413, "no", "never"),
     "UnsupportedMediaType": (415, "no", "never"),
@@ -63,8 +67,10 @@ TRUTH = {
     "Stopping": (503, "no", "safe"),
     "BrokerAway": (503, "no", "safe"),
     "BrokerRefused": (503, "no", "safe"),
+    "BadRegistry": (503, "no", "safe"),
     "OpenBroker": (503, "no", "safe"),
     "AckTimeout": (504, "unknown", "with-key"),
+    "ChangeUnconfirmed": (504, "unknown", "with-key"),
 }
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from proxy.brokers.publishing import Delivery
     from proxy.config import Config
     from proxy.credentials import Credentials
-    from proxy.messages import Station
+    from proxy.messages import Attachment, Demand, Schema, SchemaHead, SchemaVersion, Station, Unknown
 
 Notice = Callable[..., None]
 
@@ -42,6 +42,67 @@ class Reply(Protocol):
     def set(self, value: Any) -> None:
         """Answers."""
 
+    def fail(self, error: BaseException) -> None:
+        """Answers with an error."""
+
+
+class Demands(Protocol):
+    """What stations demand of payloads, as a session has read it.
+
+    `known` is by the station's name, None for one that demands nothing. Only the loop changes it; other threads look
+    things up in it.
+    """
+
+    known: dict[str, Demand | None]
+
+    async def read(self, station: Station) -> Demand | None:
+        """What is known, or else what the registry says.
+
+        Raises `Forbidden`, which names the missing right, `BadRegistry`, and `BrokerAway` or `BrokerRefused` when it
+        cannot be told now.
+        """
+
+    def changed(self, key: str) -> None:
+        """Word that a key of the registry may have changed: what was read from it is not known any more."""
+
+
+class Registry(Protocol):
+    """The schemas of the user's account, and which station demands which, with the user's own rights.
+
+    All raise `Forbidden`, `BadRegistry`, `BrokerAway`, `BrokerRefused`; those that change something also `TooLarge`,
+    `Conflict` when others changed the same thing at the same time, and `ChangeUnconfirmed`. `Pool.registry` runs them.
+    """
+
+    def on_write(self, function: Callable[[str], None]) -> None:
+        """Has `function` called with the key after each change, made or not; see `Demands.changed`."""
+
+    async def put_schema(self, name: str, schema: Schema) -> tuple[int, bool]:
+        """Makes `schema` the newest version: its number, and whether it was made for this (not: the same as before).
+
+        Raises `BadSchemaName`.
+        """
+
+    async def get_schema(self, name: str, version: int | None = None) -> SchemaVersion:
+        """That version, or the newest. Raises `BadSchemaName`, `SchemaNotFound`."""
+
+    async def list_schemas(self) -> list[SchemaHead]:
+        """All schemas, by name."""
+
+    async def delete_schema(self, name: str) -> None:
+        """Deletes all versions. Raises `BadSchemaName`, `SchemaNotFound`, `Conflict` while a station demands it."""
+
+    async def attach(self, station: Station, name: str, version: int | None = None, dead_letter: bool = False) -> None:
+        """Makes the station demand that version, or the newest at any time.
+
+        Raises `BadSchemaName`, `SchemaNotFound`.
+        """
+
+    async def detach(self, station: Station) -> bool:
+        """Makes the station demand nothing; false when it did not before."""
+
+    async def attachment(self, station: Station) -> Attachment | None:
+        """What the station demands; None for nothing."""
+
 
 class Session(Protocol):
     """One broker connection as one user: it publishes, and knows about stations. It ends once and never reconnects."""
@@ -57,6 +118,14 @@ class Session(Protocol):
     @property
     def proved_at(self) -> float:
         """When, by the loop's clock, the broker last gave a sign of life that was asked for."""
+
+    @property
+    def demands(self) -> Demands:
+        """What stations demand."""
+
+    @property
+    def registry(self) -> Registry:
+        """Where schemas are kept."""
 
     def on_end(self, function: Callable[[], None]) -> None:
         """Has `function` called once when the session has ended."""
@@ -81,6 +150,12 @@ class Session(Protocol):
 
     async def ensure(self, station: Station) -> bool:
         """True when it has created the station, false when it was there. Raises when there is none."""
+
+    def demand(self, station: Station) -> Demand | Unknown | None:
+        """What the station demands, if it is known; nobody is asked."""
+
+    async def hears(self, other: Any) -> bool:
+        """Whether a message of that session arrives here, as it does when both belong to one account."""
 
     async def stored(self, station: Station, sequence: int) -> bytes | None:
         """The payload with that sequence; None when it is gone, or the user may not read it.

@@ -3,9 +3,10 @@
 It wraps nats-py, and is the one place that knows its exceptions and the texts of `-ERR` lines. A connection never
 reconnects: nats-py would replay what callers were told had failed. It ends, and says so once.
 
-Private parts of nats-py are used in four places, each guarded by `tests/brokers/test_connection.py`:
-`_transport.write` takes a whole group of frames at once; `_process_msg` hands replies over without a queue and a task
-between; `_server_info` holds the server's id; `_process_info` is where TLS is insisted on.
+Private parts of nats-py are used in five places, each guarded by `tests/brokers/test_connection.py`:
+`_transport.write` takes a whole group of frames at once; `_process_msg` hands messages over without a queue and a task
+between; `_id` tells the subscription they are for; `_server_info` holds the server's id; `_process_info` is where TLS
+is insisted on.
 """
 
 from __future__ import annotations
@@ -70,20 +71,30 @@ class Options(NamedTuple):
     notice: Notice = lambda event, **fields: None
 
 
+Taker = Callable[[bytes, bytes, "bytes | None"], None]
+
+
 class _Client(Client):
     """nats-py's client with two differences.
 
-    `tls://` means TLS: nats-py would send the password in clear to a server that does not ask for TLS. And replies,
-    which all come through one subscription, go straight to `on_reply(subject, data, headers)`.
+    `tls://` means TLS: nats-py would send the password in clear to a server that does not ask for TLS. And messages go
+    straight to `takers[subscription](subject, data, headers)`; those for the inbox, nearly all, to `on_reply`.
     """
 
     insist = False
-    on_reply: Callable[[bytes, bytes, bytes | None], None] | None = None
+    inbox = 0
+    on_reply: Taker
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takers: dict[int, Taker] = {}
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        if self.on_reply is not None:
-            with contextlib.suppress(ValueError, IndexError):  # no stream's; raised here, it would end all reading
+        with contextlib.suppress(ValueError, IndexError):  # no stream's; raised here, it would end all reading
+            if sid == self.inbox:
                 self.on_reply(subject, data, headers)
+            elif sid in self.takers:
+                self.takers[sid](subject, data, headers)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self.insist:
@@ -99,7 +110,7 @@ class Connection:
     `send` writes a frame and registers its owner under a token; the owner is told of the reply, a denial, or the end
     of the connection. `on_end` is called once when it has ended for whatever reason. `proved_at` is the loop's time of
     the last sign of life that was asked for, `name` is unique in the world, `server_version` is the server's major and
-    minor version.
+    minor version. `reply_head` is the header block of the reply that an owner is being told of.
     """
 
     def __init__(self, client: _Client, options: Options) -> None:
@@ -117,7 +128,8 @@ class Connection:
         self._acked: set[str] = set()
         self._owed: dict[str, int] = {}
         self._doubted: set[str] = set()
-        self._refused_inbox = False
+        self._refused: set[str] = set()
+        self.reply_head: bytes | None = None
         self._checking: asyncio.Task[None] | None = None
 
     @property
@@ -154,6 +166,13 @@ class Connection:
             self._loop.call_soon(self.flush)
         self._frames.append(frame)
 
+    def expect(self, owner: Owner, token: int) -> None:
+        """Waits for a message to `reply_subject(token)` that nothing sent here asks for."""
+        if self.alive:
+            self._waiting[token] = Waiting(owner, 0, "", 0)
+        else:
+            self._loop.call_soon(owner.lost, 0)
+
     def forget(self, token: int) -> None:
         """Waits for this reply no longer."""
         self._waiting.pop(token, None)
@@ -174,10 +193,8 @@ class Connection:
     async def open(self) -> None:
         """Subscribes to the replies; a user who may not is told so now, not by a time-out later."""
         self._client.on_reply = self._on_reply
-        await self._client.subscribe(f"{self._inbox}>")
-        for _ in range(2):  # nats-py's first PING may overtake the SUB, its second cannot
-            await self._client.flush(timeout=int(CHECK_SECONDS))
-        if self._refused_inbox:
+        self._client.inbox = (await self._client.subscribe(f"{self._inbox}>"))._id
+        if not await self._is_let(f"{self._inbox}>"):
             prefix = self._inbox.rsplit(".", 2)[0]
             raise Forbidden(f"this user may not receive acks on {prefix}.> (see BROKER_INBOX_PREFIX)")
         if not self._client.is_connected:  # it ended before `alive` could be taken back
@@ -185,6 +202,34 @@ class Connection:
         version = self._client.connected_server_version
         self.server_version = version.major, version.minor
         self.alive = True
+
+    async def subscribe(self, subject: str, function: Callable[[bytes], None]) -> None:
+        """Has `function` called with the subject of each message there, from this server's view at once.
+
+        Raises `Forbidden` when the user may not receive them, `BrokerAway` when that cannot be told.
+        """
+        self._refused.discard(subject.lower())
+        try:
+            subscription = await self._client.subscribe(subject)
+            self._client.takers[subscription._id] = lambda subject, data, headers: function(subject)
+            if await self._is_let(subject):
+                return
+            del self._client.takers[subscription._id]
+            await subscription.unsubscribe()
+        except (nats.errors.Error, asyncio.TimeoutError, OSError):
+            self.check()
+            raise BrokerAway from None
+        except asyncio.CancelledError:
+            if self.alive:
+                raise
+            raise BrokerAway from None  # nats-py cancels what waits when it closes
+        raise Forbidden(f"the broker does not allow this user to subscribe to {subject}")
+
+    async def _is_let(self, subject: str) -> bool:
+        """Whether the server has taken a subscription."""
+        for _ in range(2):  # nats-py's first PING may overtake the SUB, its second cannot
+            await self._client.flush(timeout=int(CHECK_SECONDS))
+        return subject.lower() not in self._refused
 
     def flush(self) -> None:
         """Hands what was sent to the socket, now."""
@@ -208,6 +253,7 @@ class Connection:
         waiting = self._waiting.get(int(match[1], 16)) if match else None
         if match is None or waiting is None:
             return
+        self.reply_head = headers
         status = headers[_STATUS].decode("latin-1") if headers and headers[8:9] == b" " else None
         if status is None and len(self._acked) < MAX_ACKED_SUBJECTS:
             self._acked.add(waiting.subject)
@@ -223,7 +269,7 @@ class Connection:
             return
         kind, subject = match.groups()
         if kind == "subscription to":
-            self._refused_inbox |= subject == f"{self._inbox}>".lower()
+            self._refused.add(subject)
         elif kind == "publish to":
             self._on_denied(subject)
         elif subject.startswith(self._inbox.lower()):

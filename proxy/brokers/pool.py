@@ -14,21 +14,30 @@ from typing import Any
 from proxy.brokers import Broker, Notice, Reply, Session
 from proxy.brokers.atomic import AtomicDelivery
 from proxy.brokers.publishing import Delivery
+from proxy.brokers.readers import Identity, Readers
+from proxy.brokers.waiting import Waiting, Wish
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import BrokerAway, BrokerRefused, GatewayError, Internal, Overloaded, Stopping, Unauthorized
-from proxy.messages import Manner, Message, Station
+from proxy.errors import (
+    BrokerAway,
+    BrokerRefused,
+    GatewayError,
+    Internal,
+    Overloaded,
+    RegistryOff,
+    Stopping,
+    Unauthorized,
+)
+from proxy.messages import UNKNOWN, Demand, Manner, Message, Station, Unknown
 
 TICK_SECONDS = 0.25
 RETRY_SECONDS = 0.5
 REFUSAL_SECONDS = 0.51  # half a second at least: the loop's clock counts in milliseconds
 AWAY_MEMORY_SECONDS = 15.0
 
-Identity = tuple[str, str, bytes]
-
 
 class Link:
-    """A user's place in the pool: the session, if there is one, and the deliveries that need it."""
+    """A user's place in the pool: the session, if there is one, and the deliveries (and wishes) that need it."""
 
     __slots__ = ("credentials", "deliveries", "opening", "retry_at", "session", "used")
 
@@ -36,7 +45,7 @@ class Link:
         self.credentials = credentials
         self.session: Session | None = None
         self.opening = False
-        self.deliveries: dict[Delivery, None] = {}
+        self.deliveries: dict[Waiting, None] = {}
         self.used = 0.0
         self.retry_at = 0.0
 
@@ -52,6 +61,8 @@ class Pool:
         self._away_since: float | None = None
         self._away_seen = 0.0
         self._closed = False
+        self._readers = Readers(broker, config, notice)
+        self._demand_nothing = not config.schema_registry
 
     async def open(self) -> None:
         """Starts the clock; call it on the loop before anything else."""
@@ -69,7 +80,8 @@ class Pool:
         self._links.clear()
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*(session.close() for session in sessions), *self._tasks, return_exceptions=True)
+        closing = [session.close() for session in sessions]
+        await asyncio.gather(*closing, self._readers.close(), *self._tasks, return_exceptions=True)
 
     def publish(
         self,
@@ -113,6 +125,96 @@ class Pool:
             self._do(session.close())
         else:
             self._adopt(link, session)
+
+    # ---- schemas -----------------------------------------------------------------------------------------------
+
+    def known_demand(self, credentials: Credentials, station: Station) -> Demand | Unknown | None:
+        """What the station demands, `UNKNOWN` when `demand` has to be asked. For any thread: two look-ups, no waiting.
+
+        While nothing changes it is the same object each time, so `is` tells whether what was proved earlier holds. The
+        loop changes the tables meanwhile, harmlessly: see `Demands`.
+        """
+        if self._demand_nothing:
+            return None
+        table = self._readers.known.get(credentials.identity)
+        return UNKNOWN if table is None else table.get(station.name, UNKNOWN)
+
+    def demand(self, reply: Reply, credentials: Credentials, station: Station, seconds: float) -> None:
+        """A job of the bridge: answers with what the station demands, None for nothing, within `seconds`.
+
+        Fails with `Forbidden`, which names the missing right, `BadRegistry` when what is registered cannot be used,
+        `BrokerAway` or `BrokerRefused` when it cannot be told now; and as `publish` raises. It is known then.
+        """
+        found = self.known_demand(credentials, station)
+        if isinstance(found, Unknown):
+            self._answer(reply, self._find_demand(credentials, station, self._loop.time() + seconds))
+        else:
+            self._link(credentials).used = self._loop.time()
+            reply.set(found)
+
+    async def registry(self, credentials: Credentials, operation: str, *args: Any) -> Any:
+        """Calls that method of the user's `brokers.Registry`; what it changes counts here when this has ended.
+
+        Raises what it raises, `RegistryOff`, and as `publish` does.
+        """
+        if self._demand_nothing:
+            raise RegistryOff
+        session = await self._session(credentials, self._loop.time() + self._config.produce_timeout_seconds)
+        session.registry.on_write(self._changed)
+        return await getattr(session.registry, operation)(*args)
+
+    async def _find_demand(self, credentials: Credentials, station: Station, deadline: float) -> Demand | None:
+        error: GatewayError = BrokerAway()
+        while (now := self._loop.time()) < deadline:
+            session = await self._session(credentials, deadline)
+            work = self._readers.demand(credentials.identity, session, station)
+            try:
+                return await asyncio.wait_for(work, deadline - now)
+            except (BrokerAway, BrokerRefused) as failure:
+                error = failure
+                await asyncio.sleep(TICK_SECONDS)
+            except asyncio.TimeoutError:
+                break
+        raise error
+
+    async def _session(self, credentials: Credentials, deadline: float) -> Session:
+        """The user's session, waited for until `deadline`. Raises why there is none."""
+        link = self._link(credentials)
+        now = link.used = self._loop.time()
+        if link.session is not None:
+            return link.session
+        self._open_soon(link)
+        if self._is_away(now):
+            raise BrokerAway
+        wish = Wish(deadline)
+        link.deliveries[wish] = None
+        try:
+            return await wish.session
+        finally:
+            link.deliveries.pop(wish, None)
+
+    def _changed(self, key: str) -> None:
+        """A key of some account's registry was changed here: nobody believes what was read from such a key before."""
+        for link in self._links.values():
+            if link.session is not None:
+                link.session.demands.changed(key)
+        self._readers.changed(key)
+
+    def _answer(self, reply: Reply, work: Coroutine[Any, Any, Any]) -> None:
+        """Answers with what comes of the work, which ends when nobody waits for it any more."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        reply.on_abandon = task.cancel
+
+        def answer(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            error = Stopping() if task.cancelled() else task.exception()
+            if error is None:
+                reply.set(task.result())
+            else:
+                reply.fail(error)
+
+        task.add_done_callback(answer)
 
     async def check(self) -> None:
         """Sees that the broker can be used: as `ROOT_USER` where one is set. Raises what is wrong."""
@@ -201,7 +303,7 @@ class Pool:
         for delivery in list(link.deliveries):
             self._begin(delivery, session)
 
-    def _begin(self, delivery: Delivery, session: Session) -> None:
+    def _begin(self, delivery: Waiting, session: Session) -> None:
         """Sends a delivery's messages. What cannot be sent at all must not keep others from being sent."""
         try:
             delivery.begin(session)
@@ -221,6 +323,7 @@ class Pool:
         if link.session is not session:
             return
         link.session = None
+        self._readers.ended(link.credentials.identity)
         if link.deliveries and not self._closed:
             self._open_soon(link)
 

@@ -14,16 +14,19 @@ import msgspec
 
 from proxy.brokers import frames
 from proxy.brokers.answers import ApiError
+from proxy.brokers.api import Api, hears
 from proxy.brokers.atomic import AtomicDelivery, cannot
-from proxy.brokers.connection import NO_RESPONDERS, Connection
+from proxy.brokers.connection import Connection
+from proxy.brokers.demands import Demands
 from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Portion
+from proxy.brokers.kv import Bucket
 from proxy.brokers.publishing import Delivery, tokens
+from proxy.brokers.schemas import BUCKET, Registry
 from proxy.config import Config
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound
-from proxy.messages import Station
+from proxy.messages import UNKNOWN, Demand, Station, Unknown
 
 ATOMIC_SINCE = (2, 12)
-API_SECONDS = 2.0
 WINDOW_MEMORY_SECONDS = 60.0  # an operator may shorten it meanwhile
 MAX_KNOWN_STATIONS = 10_000
 NAME_IN_USE = 10058
@@ -63,33 +66,6 @@ class Got(msgspec.Struct):
     error: ApiError | None = None
 
 
-class Question:
-    """A request to the JetStream API that waits for its answer."""
-
-    def __init__(self, subject: str) -> None:
-        self.subject = subject
-        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def answered(self, index: int, data: bytes, status: str | None) -> None:
-        """The API's answer, or word that nobody serves it."""
-        if status == NO_RESPONDERS and not data:
-            self._fail(BrokerRefused("JetStream does not answer: it is off for this account, or has no leader now"))
-        elif not self.answer.done():
-            self.answer.set_result(data)
-
-    def denied(self, index: int, maybe_stored: bool) -> None:
-        """The user may not ask this."""
-        self._fail(Forbidden(f"the broker does not allow this user to publish to {self.subject}"))
-
-    def lost(self, index: int) -> None:
-        """The connection ended."""
-        self._fail(BrokerAway())
-
-    def _fail(self, error: GatewayError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
 class Session:
     """One broker connection as one user: publishes, and knows what it has learnt about stations."""
 
@@ -102,7 +78,11 @@ class Session:
         self._windows: dict[str, tuple[float | None, float]] = {}
         self._ensuring: dict[str, asyncio.Task[bool]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._api = Api(connection)
         self._gatherer = Gatherer(connection, config.produce_timeout_seconds)
+        bucket = Bucket(self._api, BUCKET, config.station_replicas)
+        self.registry, self.demands = Registry(bucket), Demands(connection, bucket)
+        connection.on_end = self.demands.close
 
     @property
     def alive(self) -> bool:
@@ -121,7 +101,12 @@ class Session:
 
     def on_end(self, function: Callable[[], None]) -> None:
         """Has `function` called once when the connection has ended."""
-        self.connection.on_end = function
+
+        def ended() -> None:
+            self.demands.close()
+            function()
+
+        self.connection.on_end = ended
 
     def forget(self, token: int) -> None:
         """Waits for the answer to a message no longer."""
@@ -196,6 +181,14 @@ class Session:
         self._do(self._ask_window(station))
         return None
 
+    def demand(self, station: Station) -> Demand | Unknown | None:
+        """What the station demands, if it is known; nobody is asked."""
+        return self.demands.known.get(station.name, UNKNOWN)
+
+    async def hears(self, other: Session) -> bool:
+        """Whether a message of that session arrives here, as it does when both belong to one account."""
+        return await hears(self.connection, other.connection)
+
     async def ensure(self, station: Station) -> bool:
         """Sees that the station exists: true when it was created for this, false when it was there.
 
@@ -215,7 +208,7 @@ class Session:
         """
         try:
             stream = await self._stream(station)
-            got: Got = await self._ask(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, Got)
+            got: Got = await self._api.ask(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, Got)
         except (Forbidden, StationNotFound):
             return None
         return None if got.error else base64.b64decode(got.message.data)
@@ -230,7 +223,7 @@ class Session:
         seconds = self._config.duplicate_window_seconds
         try:
             stream = await self._stream(station)
-            info: Info = await self._ask(f"STREAM.INFO.{stream}", {}, Info)
+            info: Info = await self._api.ask(f"STREAM.INFO.{stream}", {}, Info)
             if info.error is None:
                 seconds = info.config.duplicate_window / 1e9
         except (BrokerAway, BrokerRefused):
@@ -254,7 +247,7 @@ class Session:
 
     async def _stream(self, station: Station) -> str:
         """The name of the stream that takes the station's subject. Raises `StationNotFound` when the broker says so."""
-        names: Names = await self._ask("STREAM.NAMES", {"subject": self.subject(station)}, Names)
+        names: Names = await self._api.ask("STREAM.NAMES", {"subject": self.subject(station)}, Names)
         if names.error is not None:
             raise BrokerRefused(f"the broker cannot tell its streams: {names.error.description}")
         if not names.streams:
@@ -262,7 +255,7 @@ class Session:
         return names.streams[0]
 
     async def _create(self, station: Station) -> None:
-        info: Info = await self._ask(f"STREAM.CREATE.{station.internal}", self._stream_config(station), Info)
+        info: Info = await self._api.ask(f"STREAM.CREATE.{station.internal}", self._stream_config(station), Info)
         if info.error is not None and info.error.err_code not in (NAME_IN_USE, SUBJECTS_OVERLAP):
             raise BrokerRefused(f"the broker did not create station {station.name}: {info.error.description}")
 
@@ -288,22 +281,6 @@ class Session:
         if self.connection.server_version >= ATOMIC_SINCE:
             stream["allow_atomic"] = True
         return stream
-
-    async def _ask(self, verb: str, body: dict[str, Any], shape: type[Any]) -> Any:
-        """One request to the JetStream API, and its answer in that shape."""
-        question = Question(f"$JS.API.{verb}")
-        token = tokens.take(1)
-        frame = frames.request(question.subject, self.connection.reply_subject(token), msgspec.json.encode(body))
-        self.connection.send(question, 0, token, question.subject, frame)
-        try:
-            return msgspec.json.decode(await asyncio.wait_for(question.answer, API_SECONDS), type=shape)
-        except asyncio.TimeoutError:
-            self.check()
-            raise BrokerAway("the broker does not answer") from None
-        except msgspec.MsgspecError:
-            raise BrokerRefused("the broker's answer cannot be understood") from None
-        finally:
-            self.connection.forget(token)
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self._loop.create_task(work)

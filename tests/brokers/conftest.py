@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from proxy.config import Config
 from proxy.producer import Producer
+from tests.brokers.replicas import Replica
 from tests.brokers.tools import Operator, settings
 from tests.servers import NatsServer
 
@@ -32,3 +34,16 @@ def started(server: NatsServer, operator: Operator, producer: Callable[[Config],
     """A producer; the station `orders` is there."""
     operator.add("orders", allow_batched=True)
     return producer(settings(server.url, PRODUCE_TIMEOUT_SECONDS="2"))
+
+
+@pytest.fixture
+def replica() -> Iterator[Callable[[Config], Replica]]:
+    """Starts workers: `replica(config)`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(config: Config) -> Replica:
+            replica = Replica(config)
+            stack.callback(replica.stop)
+            return replica
+
+        yield start

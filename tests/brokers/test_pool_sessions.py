@@ -142,9 +142,11 @@ class Gone:
     """A client whose connection ended while it was being made ready."""
 
     is_connected = False
+    _id = 1
 
-    async def subscribe(self, subject: str) -> None:
-        """Sent."""
+    async def subscribe(self, subject: str) -> Gone:
+        """Sent; the subscription has a number."""
+        return self
 
     async def flush(self, timeout: int) -> None:
         """The server has still answered."""
