@@ -8,12 +8,15 @@ import itertools
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
+from hypothesis import configuration
+from hypothesis import settings as hypothesis_settings
 
 from proxy.config import Config
 from proxy.producer import Producer
@@ -21,6 +24,11 @@ from tests.application import NOWHERE, Api, add_team_routes, footprint, running,
 from tests.servers import Gateway, NatsServer, children, command, eventually
 
 _PR_SET_CHILD_SUBREAPER = 36
+
+# The same examples every time, and no file of what was tried, nor of what hypothesis reads in the code.
+configuration.set_hypothesis_home_dir(tempfile.gettempdir() + "/hypothesis")
+hypothesis_settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+hypothesis_settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)
