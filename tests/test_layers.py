@@ -29,6 +29,9 @@ LAYERS = [
     "proxy.validators.avro",
     "proxy.brokers.answers proxy.brokers.connection proxy.brokers.embedded_files proxy.brokers.frames "
     "proxy.brokers.waiting",
+    "proxy.validators.json_definition",
+    "proxy.validators.json_cost proxy.validators.json_meta",
+    "proxy.validators.json_schema",
     "proxy.brokers.embedded proxy.brokers.publishing",
     "proxy.validators.protobuf_files proxy.validators.protoc_child",
     "proxy.validators.protobuf_descriptors proxy.validators.protoc",
