@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks import validators_avro, validators_graphql, validators_protobuf
+from benchmarks import validators_avro, validators_graphql, validators_json, validators_protobuf
 from proxy.errors import BadSchema, SchemaViolation
 from proxy.messages import Schema
 from proxy.validators import check, validator_of
@@ -34,6 +34,7 @@ class Measured(NamedTuple):
 CASES: dict[str, dict[str, Callable[[], tuple[Schema, bytes]]]] = {
     "avro": validators_avro.CASES,
     "graphql": validators_graphql.CASES,
+    "json": validators_json.CASES,
     "protobuf": validators_protobuf.CASES,
 }
 
