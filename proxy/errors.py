@@ -366,7 +366,7 @@ def _batch_truth(total: int, errors: list[GatewayError]) -> tuple[Stored, Repeat
 
 def _failed(index: int, error: GatewayError) -> dict[str, Any]:
     entry = {"index": index, "error": error.message, "stored": error.stored, "status": error.status}
-    return {**entry, **{k: v for k, v in error.fields.items() if k == "violations"}}
+    return {**entry, **{k: v for k, v in error.fields.items() if k in ("violations", "dead_letter")}}
 
 
 def of_status(status: int, message: str = "") -> GatewayError:
@@ -403,8 +403,12 @@ def to_response(
 
 
 def encode(body: Any) -> bytes:
-    """JSON as all our answers are written: keys in order, no blanks, one line."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """JSON as all our answers are written: keys in order, no blanks, one line.
+
+    Half a surrogate pair, which a payload may have brought, becomes the escape that JSON has for it.
+    """
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="backslashreplace")
 
 
 def _wants_problem(accept: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import Any, TypeVar
 
 import structlog
 
+from proxy import checking, dead_letters
 from proxy.bridge import Bridge
 from proxy.brokers import open_broker
 from proxy.brokers.pool import Pool
@@ -15,16 +17,18 @@ from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import (
     AckTimeout,
+    BadStationName,
     BatchFailed,
     BrokerAway,
     GatewayError,
     OpenBroker,
     Overloaded,
+    SchemaViolation,
     Stopping,
 )
 from proxy.gathering import Done, Gathering, Order
 from proxy.keys import KeyMaker, atomic_ids, element_ids, single_id, with_key
-from proxy.messages import Ack, Manner, Message, Station
+from proxy.messages import Ack, Demand, Manner, Message, Station, Unknown
 from proxy.replies import GaveUp
 
 LOG_ON_SECONDS = 15.0
@@ -32,8 +36,11 @@ CHECK_SECONDS = 5.0
 CHECK_MEMORY_SECONDS = 1.0
 # The loop ends every delivery at its deadline; a caller that waits longer knows that the loop stands still.
 GRACE_SECONDS = 0.75
+LEAST_SECONDS = 0.5  # what is sent with less time before it could hardly be answered
+LETTER_SECONDS = 1.0
 
 HeaderPairs = tuple[tuple[str, str], ...]
+Rejected = tuple[Message, SchemaViolation]
 T = TypeVar("T")
 
 
@@ -135,6 +142,47 @@ class Producer:
             return error
         return None
 
+    # ---- schemas -----------------------------------------------------------------------------------------------
+
+    def registry(self, credentials: Credentials, operation: str, *args: Any, seconds: float) -> Any:
+        """Calls that method of the user's `brokers.Registry`, and raises what it raises; `GaveUp` in time."""
+        bridge = self._running()
+        return bridge.run(self._pool.registry, credentials, operation, *args, timeout=seconds)
+
+    def known_demand(self, credentials: Credentials, station: Station) -> Demand | Unknown | None:
+        """What the station demands of payloads, as far as it is known here; never waits."""
+        self._running()
+        return self._pool.known_demand(credentials, station)
+
+    def demand(self, credentials: Credentials, station: Station, until: float) -> Demand | None:
+        """What the station demands of payloads, None for nothing; the broker is asked only where it is not known.
+
+        `until` is when, by `time.monotonic()`, the answer is of no use any more. Raises what keeps it from being known.
+        """
+        bridge, known = self._running(), self.known_demand(credentials, station)
+        if not isinstance(known, Unknown):
+            return known
+        seconds = max(until - time.monotonic(), 0)
+        try:
+            found: Demand | None = bridge.call(
+                self._pool.demand, credentials, station, seconds, timeout=seconds + GRACE_SECONDS
+            )
+        except GaveUp:
+            raise BrokerAway("the broker did not tell in time which schema the station has") from None
+        return found
+
+    def refused(
+        self, demand: Demand | None, payloads: list[bytes], until: float, manner: Manner = "apart"
+    ) -> dict[int, SchemaViolation]:
+        """Which payloads are not what the station demands, and why; of an atomic batch one is enough to know.
+
+        Raises `BadRegistry`, and `Overloaded` when there is no time to check them all.
+        """
+        if demand is None:
+            return {}
+        found = checking.failures(demand, payloads, until)
+        return dict(itertools.islice(found, 1) if manner == "atomic" and not demand.dead_letter else found)
+
     # ---- messages ----------------------------------------------------------------------------------------------
 
     def single(
@@ -156,7 +204,7 @@ class Producer:
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         try:
-            (result,) = self._publish(bridge, credentials, station, [message], manner)
+            (result,) = self._store(bridge, credentials, station, [message], manner)
         except GatewayError as error:
             result = error
         if isinstance(result, Ack):
@@ -174,10 +222,13 @@ class Producer:
     ) -> None:
         """Produces one message without waiting: `done(tag, ack or error)` is called in gevent's event loop.
 
-        The error is what `single` would raise. Raises `Stopping` when nothing is taken any more, or without gevent.
+        The error is what `single` would raise. Raises `Stopping` when nothing is taken any more, without gevent, and
+        for a station that demands a schema, as far as is known here: `single` does for that one.
         """
         if self._bridge is None or not self._bridge.calls_back:
             raise Stopping
+        if self._pool.known_demand(credentials, station) is not None:
+            raise Stopping  # to be checked, or to be asked for: not in the event loop
         id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own())
         message = Message(payload, headers, id)
         self._gathering.add(credentials, station, Order(message, _size([message]), done, tag))
@@ -204,7 +255,7 @@ class Producer:
             for payload, id in zip(payloads, ids(namespace, own, payloads), strict=True)
         ]
         try:
-            results = self._publish(bridge, credentials, station, messages, manner)
+            results = self._store(bridge, credentials, station, messages, manner)
         except GatewayError as error:
             results = [error] * len(messages)
         if manner == "atomic" and isinstance(results[0], GatewayError):
@@ -215,10 +266,71 @@ class Producer:
             raise failed if key else with_key(failed, own)
         return [result for result in results if isinstance(result, Ack)]
 
-    def _publish(
+    def _store(
         self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message], manner: Manner
     ) -> list[Ack | GatewayError]:
-        seconds = self._config.produce_timeout_seconds
+        """Publishes the messages that are what the station demands; of an atomic batch none if one is not."""
+        until = time.monotonic() + self._config.produce_timeout_seconds
+        demand = self.demand(credentials, station, until)
+        if demand is None:
+            return self._publish(bridge, credentials, station, messages, until, manner)
+        refused = self.refused(demand, [message.payload for message in messages], until, manner)
+        if not refused:
+            return self._publish(bridge, credentials, station, messages, until, manner)
+        results: list[Ack | GatewayError] = []
+        if manner != "atomic":
+            accepted = [message for index, message in enumerate(messages) if index not in refused]
+            results = self._try_to_publish(bridge, credentials, station, accepted, until, manner)
+        if demand.dead_letter:
+            rejected = [(messages[index], error) for index, error in refused.items()]
+            self._keep(bridge, credentials, station, rejected, until)
+        if manner == "atomic":
+            raise checking.first_of(refused)
+        rest = iter(results)
+        return [refused[index] if index in refused else next(rest) for index in range(len(messages))]
+
+    def _keep(
+        self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
+    ) -> None:
+        """Stores dead letters, and notes in each refusal what became of its one; they have a second at least."""
+        until = max(until, time.monotonic() + LETTER_SECONDS)
+        messages = dead_letters.letters(rejected, station, credentials.user)
+        try:
+            beside = dead_letters.station_of(station)
+        except BadStationName as error:
+            results: list[Ack | GatewayError] = [error] * len(messages)
+        else:
+            results = self._try_to_publish(bridge, credentials, beside, messages, until, "together")
+        for (_, refusal), result in zip(rejected, results, strict=True):
+            refusal.fields["dead_letter"] = dead_letters.outcome(result)
+
+    def _try_to_publish(
+        self,
+        bridge: Bridge,
+        credentials: Credentials,
+        station: Station,
+        messages: list[Message],
+        until: float,
+        manner: Manner,
+    ) -> list[Ack | GatewayError]:
+        """As `_publish`; what keeps all messages from being sent is the answer for each of them."""
+        try:
+            return self._publish(bridge, credentials, station, messages, until, manner) if messages else []
+        except GatewayError as error:
+            return [error] * len(messages)
+
+    def _publish(
+        self,
+        bridge: Bridge,
+        credentials: Credentials,
+        station: Station,
+        messages: list[Message],
+        until: float,
+        manner: Manner,
+    ) -> list[Ack | GatewayError]:
+        seconds = until - time.monotonic()
+        if seconds < LEAST_SECONDS:
+            raise Overloaded("checking the messages against the schema has left no time to store them; try again")
         try:
             results: list[Ack | GatewayError] = bridge.call(
                 self._pool.publish,
@@ -237,9 +349,14 @@ class Producer:
 
 
 def _size(messages: list[Message]) -> int:
-    """Bytes of the messages of one produce, which all have the same headers: many small ones may consist of these."""
-    head = sum(len(name) + len(value) for name, value in messages[0].headers)
-    return sum(len(message.payload) for message in messages) + head * len(messages)
+    """Bytes of the messages of one produce: many small ones may consist of their headers, mostly the same for all."""
+    size, headers, head = 0, None, 0
+    for message in messages:
+        if message.headers is not headers:
+            headers = message.headers
+            head = sum(len(name) + len(value) for name, value in headers)
+        size += len(message.payload) + head
+    return size
 
 
 def _log_notice(event: str, fields: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ SINGLE_TYPES = "text/*, application/json, application/*+json, application/x-prot
 BATCH_TYPES = "application/json, application/x-ndjson"
 
 _NEVER = re.compile(
-    r"cookie|proxy-.*|x-forwarded-.*|x-real-ip|nats-.*|\$.*|"
+    r"cookie|proxy-.*|x-forwarded-.*|x-real-ip|nats-.*|dls-.*|\$.*|"
     r"connection|keep-alive|te|trailers?|transfer-encoding|upgrade|"  # hop by hop
     r"msg-id|msg-partition-key|partition-key|idempotency-key|x-request-id|"
     r".*(?:token|secret|auth|password|api-key|apikey|session|csrf|jwt).*"

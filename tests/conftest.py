@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import itertools
 import os
 import signal
@@ -94,11 +95,11 @@ def gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 
 @pytest.fixture
 def producer() -> Iterator[Callable[[Config], Producer]]:
-    """Starts producers: `producer(config)`; stopped at the end, whatever is still under way."""
+    """Starts producers that ask for no schemas: `producer(config)`; stopped at the end, whatever is still under way."""
     with contextlib.ExitStack() as stack:
 
         def start(config: Config) -> Producer:
-            producer = Producer(config)
+            producer = Producer(dataclasses.replace(config, schema_registry=False))
             stack.callback(producer.stop, 0)
             producer.start()
             return producer
@@ -123,7 +124,9 @@ _USERS = """
 authorization { users: [
   { user: root, password: memphis }
   { user: app1, password: "Passw0rd!" }
-  { user: limited, password: "Passw0rd!", permissions: { publish: [allowed.final, "$JS.API.STREAM.NAMES"] } }
+  { user: limited, password: "Passw0rd!", permissions: { publish: [
+      allowed.final, "$JS.API.STREAM.NAMES", "$JS.API.STREAM.MSG.GET.KV_station-schemas"
+  ] } }
 ] }
 """
 

@@ -25,9 +25,10 @@ _USERS = """
 authorization { users: [
   { user: root, password: memphis }
   { user: shop, password: "shop-token", permissions: {
-      publish: ["orders.final", "$JS.API.>"], subscribe: "_INBOX.>" } }
+      publish: ["orders.final", "$JS.API.>"], subscribe: ["_INBOX.>", "$KV.station-schemas.>"] } }
   { user: depot, password: "depot-token", permissions: {
-      publish: ["stock.final"], subscribe: "_INBOX.>" } }
+      publish: ["stock.final", "$JS.API.STREAM.MSG.GET.KV_station-schemas"]
+      subscribe: ["_INBOX.>", "$KV.station-schemas.>"] } }
   { user: mute, password: "mute-token", permissions: { publish: "orders.final", subscribe: "elsewhere" } }
 ] }
 """

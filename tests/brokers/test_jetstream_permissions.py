@@ -146,7 +146,7 @@ def test_a_denial_after_an_ack_does_not_say_that_nothing_is_stored() -> None:
         return b"-ERR 'Permissions Violation for Publish to \"orders.final\"'\r\n"
 
     with contextlib.closing(FakeNats(answer)) as fake:
-        producer = Producer(settings(fake.url, ALLOW_OPEN_BROKER="true"))
+        producer = Producer(settings(fake.url, ALLOW_OPEN_BROKER="true", SCHEMA_REGISTRY="false"))
         producer.start()
         try:
             assert producer.single(ROOT, ORDERS, b"1", ()).sequence == 1
