@@ -19,6 +19,7 @@ from proxy.errors import BadBody, BadHeader, Unauthorized
 from proxy.gathering import Done
 from proxy.messages import Ack, Station, station_named
 from proxy.producer import Producer
+from proxy.registrar import Registrar
 from proxy.shaping import HeaderFilter, HeaderPairs, check_headers
 from proxy.tokens import Caller, Tokens
 from schemas.stations import Key
@@ -65,6 +66,7 @@ class Stations:
         self.config = config
         self.tokens = Tokens(config)
         self.producer = Producer(config)
+        self.registrar = Registrar(self.producer, config.produce_timeout_seconds)
         self.headers = HeaderFilter(config.forward_headers)
         self.edge: Any = None  # the wrapper around the application, for servers that refuse requests themselves
         self.proved: dict[str, Proved] = {}

@@ -7,36 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, request
-from flask.blueprints import BlueprintSetupState
-from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.routing import PathConverter
 
 import schemas
-from proxy import shaping
+from proxy import intake, shaping
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, BadHeader, LengthRequired, UnsupportedMediaType, encode
+from proxy.errors import BadBody, BadHeader, encode
 from proxy.extension import OUTCOME, MakePlan, Proved, Stations, the_stations
 from proxy.gathering import Done
 from proxy.messages import Ack, Manner, Station, station_named
 from schemas.stations import AckAt, AckOf, Key
 
 bp = Blueprint("stations", __name__, url_prefix="/stations")
+bp.record_once(intake.add_converters)
 
 REPRESENTATION = "return=representation"
 ATOMIC_MESSAGES = 1000  # as many as brokers take in one atomic batch
 STORED = b'{"error":null,"success":true}'
 _KEY, _ACK, _ACKS = Key(), AckOf(), AckAt(many=True)
-
-
-class StationConverter(PathConverter):
-    """A path in which line breaks may stand, so that they get the answer of every other bad name."""
-
-    regex = "(?s:[^/].*?)"
-
-
-@bp.record_once
-def _add_converter(state: BlueprintSetupState) -> None:
-    state.app.url_map.converters["station"] = StationConverter
 
 
 @bp.post("/<station:station>/produce/single")
@@ -56,7 +43,7 @@ def _produce(name: str, plan: MakePlan) -> Response:
     extension, environ = the_stations(), request.environ
     if OUTCOME in environ:  # the lane has tried, and only the answer is left to give
         raise environ[OUTCOME]
-    credentials, station, body = extension.caller().credentials, station_named(name), _body()
+    credentials, station, body = extension.caller().credentials, station_named(name), intake.body()
     content = plan(extension, credentials, station, environ).answer(body)
     extension.prove(environ["PATH_INFO"], Proved(str(request.endpoint), plan, station, str(request.url_rule)))
     return Response(content, mimetype="application/json")
@@ -134,27 +121,6 @@ class Batch(_Plan):
     def post(self, body: bytes, done: Done, tag: Any) -> None:
         """Batches are worth a greenlet, and always wait in one."""
         raise TypeError("a batch is not posted")
-
-
-def _body() -> bytes:
-    """The body as sent; the application's limit on its length is enforced before it is read."""
-    if request.content_length is None and not request.environ.get("HTTP_TRANSFER_ENCODING"):
-        raise LengthRequired
-    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
-        raise UnsupportedMediaType("send the body without Content-Encoding")
-    body = request.get_data(cache=False)
-    length = request.content_length
-    if length is None and len(body) == request.max_content_length:
-        _see_that_it_ends()
-    if length is not None and len(body) < length:  # some servers hand over what has come
-        raise BadBody("the body ended before its Content-Length")
-    return body
-
-
-def _see_that_it_ends() -> None:
-    """Of a body in chunks werkzeug reads as much as the limit allows, and says nothing if there is more."""
-    if request.environ["wsgi.input"].read(1):
-        raise RequestEntityTooLarge
 
 
 def _key(environ: Mapping[str, Any]) -> str:

@@ -102,7 +102,27 @@ class Api:
         headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
         headers = {name: value for name, value in headers.items() if value is not None}
         options["environ_overrides"] = {"CONTENT_LENGTH": str(len(data)), **options.get("environ_overrides", {})}
-        return self.request("POST", path, data=data, content_type=content_type, headers=headers, **options)
+        method = options.pop("method", "POST")
+        return self.request(method, path, data=data, content_type=content_type, headers=headers, **options)
+
+    def put(self, path: str, body: Any) -> Response:
+        """A PUT of JSON with the token."""
+        return self.post(path, body, method="PUT")
+
+    def get(self, path: str, method: str = "GET") -> Response:
+        """A request without a body, with the token."""
+        return self.request(method, path, headers={"Authorization": f"Bearer {self.token}"})
+
+    def delete(self, path: str) -> Response:
+        """A DELETE with the token."""
+        return self.get(path, "DELETE")
+
+    def demand(self, station: str, definition: Any, **attachment: Any) -> None:
+        """Makes a station demand a JSON schema, which gets the station's name."""
+        answer = self.put(f"/schemas/{station}", {"type": "json", "definition": definition})
+        assert answer.status_code in (200, 201), answer.data
+        answer = self.put(f"/stations/{station}/schema", {"schema": station, **attachment})
+        assert answer.status_code == 200, answer.data
 
     def single(self, station: str, body: Any = b"{}", content_type: str | None = JSON, **headers: str) -> Response:
         """Produces one message; underscores in the names of headers stand for hyphens."""

@@ -21,7 +21,7 @@ LAYERS = [
     "proxy.http1",
     "proxy.server",
     "schemas proxy.config proxy.messages proxy.sealing proxy.shaping",
-    "schemas.auth schemas.stations proxy.dead_letters proxy.edge proxy.keys",
+    "schemas.auth schemas.registry schemas.stations proxy.dead_letters proxy.edge proxy.keys",
     "proxy.brokers proxy.validators",
     "proxy.validators.avro_schema proxy.validators.graphql_shapes",
     "proxy.validators.avro_json proxy.validators.graphql",
@@ -49,8 +49,10 @@ LAYERS = [
     "proxy.bridge proxy.checking",
     "proxy.gathering proxy.tokens",
     "proxy.producer",
+    "proxy.registrar",
     "proxy.extension",
-    "proxy.auth proxy.lane proxy.monitoring proxy.stations",
+    "proxy.intake",
+    "proxy.auth proxy.lane proxy.monitoring proxy.registry proxy.stations",
     "proxy.app",
     "wsgi gunicorn.conf",
 ]
@@ -62,8 +64,8 @@ _ON_THE_LOOP = [module for module in _BROKERS if module not in _EMBEDDED]
 
 # What only some may import, and who.
 KEPT = {
-    "flask flask_jwt_extended werkzeug": "proxy.tokens proxy.extension proxy.auth "
-    "proxy.lane proxy.monitoring proxy.stations proxy.app",
+    "flask flask_jwt_extended werkzeug": "proxy.intake proxy.tokens proxy.extension proxy.auth "
+    "proxy.lane proxy.monitoring proxy.registry proxy.stations proxy.app",
     "nats": " ".join(_ON_THE_LOOP),
     "asyncio uvloop": " ".join([*_ON_THE_LOOP, "proxy.bridge"]),
     "threading": "proxy.producer proxy.validators.protoc",
