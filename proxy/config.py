@@ -229,6 +229,15 @@ class Config:
         "Off: there are no schemas.",
     )
 
+    schema_dir: Path | None = _setting(
+        "SCHEMA_DIR",
+        Path,
+        None,
+        "Directory of schemas to put into the registry at the start, as `ROOT_USER`: `<station>.json`, `.proto`, "
+        "`.avsc` or `.graphql`.",
+        shown="none",
+    )
+
     lane: bool = _setting(
         "LANE", flag, True, "The short way past Flask for requests like those that Flask has already served."
     )
@@ -301,6 +310,11 @@ class Config:
             )
         if not self.embedded and not self.jwt_secret:
             raise BadSetting("JWT_SECRET", "set, the same in all replicas, 32 bytes or more")
+        if self.schema_dir and not (self.root_user and self.schema_registry):
+            raise BadSetting(
+                "SCHEMA_DIR",
+                "set with ROOT_USER, as which schemas are put into the registry, and with SCHEMA_REGISTRY on",
+            )
         if bool(self.client_cert_path) != bool(self.client_key_path):
             raise BadSetting("CLIENT_KEY_PATH", "set together with CLIENT_CERT_PATH")
 

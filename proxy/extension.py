@@ -15,11 +15,12 @@ from flask import current_app, request
 import schemas
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, BadHeader, Unauthorized
+from proxy.errors import BadBody, BadHeader, BadSetting, Unauthorized
 from proxy.gathering import Done
 from proxy.messages import Ack, Station, station_named
 from proxy.producer import Producer
 from proxy.registrar import Registrar
+from proxy.seeding import Seeding
 from proxy.shaping import HeaderFilter, HeaderPairs, check_headers
 from proxy.tokens import Caller, Tokens
 from schemas.stations import Key
@@ -67,17 +68,33 @@ class Stations:
         self.tokens = Tokens(config)
         self.producer = Producer(config)
         self.registrar = Registrar(self.producer, config.produce_timeout_seconds)
+        root = Credentials(config.root_user, config.root_secret)
+        self._seeding = Seeding(config.schema_dir, root, self.producer, self.registrar)
         self.headers = HeaderFilter(config.forward_headers)
         self.edge: Any = None  # the wrapper around the application, for servers that refuse requests themselves
         self.proved: dict[str, Proved] = {}
 
     def start(self, timeout: float = 10.0) -> None:
-        """Starts what runs beside the requests; call it in the process that serves them. Raises `OpenBroker`."""
+        """Starts what runs beside the requests; call it in the process that serves them.
+
+        Raises `OpenBroker`, and `BadSetting` for a schema in `SCHEMA_DIR` that cannot be used.
+        """
         self.producer.start(timeout)
+        try:
+            self._seeding.start()
+        except BadSetting:
+            self.stop(0)
+            raise
 
     def stop(self, drain: float = 5.0) -> None:
         """Waits up to `drain` seconds for messages under way, and closes all connections."""
         self.producer.stop(drain)
+        self._seeding.stop()
+
+    def check(self) -> None:
+        """Sees that this process can produce, and that its schemas are in the registry. Raises what is wrong."""
+        self.producer.check()
+        self._seeding.check()
 
     def prove(self, path: str, proved: Proved) -> None:
         """Remembers that Flask has served this path well. Bounded; two threads at worst forget once more."""

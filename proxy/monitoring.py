@@ -40,7 +40,7 @@ def status() -> Response:
 def ready() -> Response:
     """Ready when this worker can produce; otherwise the answer says why not."""
     try:
-        the_stations().producer.check()
+        the_stations().check()
     except (Forbidden, Unauthorized) as error:  # of the gateway, not of whoever asks
         raise BrokerRefused(f"the broker does not take ROOT_USER: {error.message}") from None
     return Response(_ALIVE, mimetype="application/json")

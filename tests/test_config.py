@@ -161,6 +161,7 @@ def test_every_setting_but_free_text_has_a_test_of_bad_values() -> None:
         "CONNECTION_TOKEN",
         "ROOT_PASSWORD",
         "DATA_DIR",
+        "SCHEMA_DIR",
         *(env for env in _ENVS if "JWT_SECRET" in env),
     }
     assert set(_ENVS) - free <= {row[0] for row in table.args[1]}
@@ -253,3 +254,14 @@ def test_the_table_of_settings_names_each_once() -> None:
     """It goes into the README."""
     table = settings_table()
     assert [line.split("`")[1] for line in table.splitlines()[2:]] == _ENVS
+
+
+@pytest.mark.parametrize(
+    "env", [{**_BROKER}, {**_BROKER, "ROOT_USER": "root", "SCHEMA_REGISTRY": "off"}, {"SCHEMA_REGISTRY": "off"}]
+)
+def test_schemas_from_files_need_a_user_and_a_registry(env: dict[str, str]) -> None:
+    """With the embedded broker there is a user by itself."""
+    refusal = _refusal({**env, "SCHEMA_DIR": "schemas"})
+    assert (refusal.variable, "ROOT_USER" in str(refusal)) == ("SCHEMA_DIR", True)
+    assert _config(SCHEMA_DIR="schemas").schema_dir == Path("schemas")
+    assert _config().schema_dir is None
