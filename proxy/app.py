@@ -9,7 +9,7 @@ import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from proxy import auth, logs, monitoring, registry, stations
+from proxy import auth, commands, logs, monitoring, registry, stations
 from proxy.brokers.embedded import kept_secret
 from proxy.config import Config
 from proxy.edge import REQUEST_ID, Edge
@@ -34,6 +34,7 @@ def create_app(config: Config | None = None) -> Flask:
     extension.tokens.init_app(app, lambda: _answer(Unauthorized()))
     for blueprint in (auth.bp, stations.bp, registry.bp, monitoring.bp):
         app.register_blueprint(blueprint)
+    app.cli.add_command(commands.schemas)
     app.register_error_handler(Exception, _on_error)
     inner = Lane(app.wsgi_app, app, extension) if config.lane else app.wsgi_app
     app.wsgi_app = extension.edge = Edge(inner, config)  # type: ignore[method-assign]

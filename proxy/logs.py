@@ -39,6 +39,14 @@ def configure(level: str) -> None:
     )
 
 
+def keep_out_of_output() -> None:
+    """For commands, whose standard output is what they were asked for: errors alone, on standard error."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
 def _as_json(event: dict[str, Any], **_: Any) -> str:
     """One line of JSON. The quick encoder takes no half of a surrogate pair, which the standard library escapes."""
     try:

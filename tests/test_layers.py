@@ -53,7 +53,7 @@ LAYERS = [
     "proxy.seeding",
     "proxy.extension",
     "proxy.intake",
-    "proxy.auth proxy.lane proxy.monitoring proxy.registry proxy.stations",
+    "proxy.auth proxy.commands proxy.lane proxy.monitoring proxy.registry proxy.stations",
     "proxy.app",
     "wsgi gunicorn.conf",
 ]
@@ -65,7 +65,7 @@ _ON_THE_LOOP = [module for module in _BROKERS if module not in _EMBEDDED]
 
 # What only some may import, and who.
 KEPT = {
-    "flask flask_jwt_extended werkzeug": "proxy.intake proxy.tokens proxy.extension proxy.auth "
+    "flask flask_jwt_extended werkzeug": "proxy.intake proxy.tokens proxy.extension proxy.auth proxy.commands "
     "proxy.lane proxy.monitoring proxy.registry proxy.stations proxy.app",
     "nats": " ".join(_ON_THE_LOOP),
     "asyncio uvloop": " ".join([*_ON_THE_LOOP, "proxy.bridge"]),
