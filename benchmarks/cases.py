@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks import validators_avro, validators_graphql, validators_json, validators_protobuf
 from benchmarks.load import Request
+from proxy.messages import Schema
 
 IDLE_CONNECTIONS = 10_000
 MANY = 1000
@@ -22,10 +24,10 @@ _BYTES = 100
 class Case:
     """One kind of request. `messages` are in each; 0 for a request that stores none.
 
-    `identities`: how many users, each with a station of its own, take turns. `heads`: how many different heads requests
-    have, by a request id each. `idle`: how many keep-alive connections
-    are open beside the traffic. `wide`: all variants are measured, not only the main ones. `for_peers`: whether a peer
-    can do it too.
+    `identities`: how many users, each with a station of its own, take turns. `heads`: how many different heads
+    requests have, by a request id each. `schema`: what the station demands, where the server knows schemas. `idle`: how
+    many keep-alive connections are open beside the traffic. `wide`: all variants are measured, not only the main ones.
+    `for_peers`: whether a peer can do it too.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Case:
     action: str = "produce/single"
     identities: int = 1
     heads: int = 1
+    schema: Schema | None = None
     idle: int = 0
     wide: bool = False
     for_peers: bool = True
@@ -46,6 +49,8 @@ class Case:
         """The stations that the messages go to."""
         if not self.messages:
             return []
+        if self.schema is not None:
+            return [f"{STATION}-{self.schema.type}"]
         return [STATION] if self.identities == 1 else [f"{STATION}-{number}" for number in range(self.identities)]
 
     def requests(self, tokens: Sequence[str]) -> list[Request]:
@@ -90,6 +95,21 @@ def _batch(messages: int) -> Case:
     return Case(f"batch-{messages}", meaning, body, _JSON, 8, messages, "produce/batch")
 
 
+def _with_schema(schema: Schema, payload: bytes, content_type: str) -> Case:
+    meaning = f"{len(payload)} bytes, checked against five fields in {schema.type}, 64 connections"
+    return Case(f"schema-{schema.type}", meaning, payload, content_type, schema=schema)
+
+
+def _with_schemas() -> list[Case]:
+    """The ordinary message of each language, as `benchmarks.validators` has it."""
+    return [
+        _with_schema(*validators_json.CASES["100 bytes, five fields"](), _JSON),
+        _with_schema(*validators_protobuf.CASES["ordinary, five fields"](), _PROTOBUF),
+        _with_schema(*validators_avro.CASES["five fields, JSON"](), _JSON),
+        _with_schema(*validators_graphql.CASES["five fields"](), _TEXT),
+    ]
+
+
 def _all() -> list[Case]:
     """In this order they run: what leaves much memory in use comes last."""
     log_on = json.dumps({"username": "root", "connection_token": "memphis"}).encode()
@@ -100,10 +120,15 @@ def _all() -> list[Case]:
         _single(64, wide=True),
         _single(256),
         Case(
-            "single-heads", f"the same, each request with a head of its own, {64} connections", text, _TEXT, heads=MANY
+            "single-heads",
+            f"a text of {_BYTES} bytes, each request with a head of its own, 64 connections",
+            text,
+            _TEXT,
+            heads=MANY,
         ),
         Case("single-json", f"a JSON object of {_BYTES} bytes, 64 connections", event(), _JSON),
         Case("single-protobuf", f"a protobuf message of {_BYTES} bytes, 64 connections", protobuf(), _PROTOBUF),
+        *_with_schemas(),
         _batch(10),
         _batch(100),
         _batch(1000),

@@ -68,7 +68,7 @@ class _Client(threading.Thread):
 
 def exchange(connection: http.client.HTTPConnection, request: Request) -> tuple[int, bytes]:
     """Sends one request; status and body. Raises `OSError`, `HTTPException`."""
-    connection.request("POST", request.path, request.body, dict(request.headers))
+    connection.request(request.method, request.path, request.body, dict(request.headers))
     response = connection.getresponse()
     return response.status, response.read()
 

@@ -46,11 +46,12 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """A POST; `path` begins with a slash."""
+    """A POST, unless it says otherwise; `path` begins with a slash."""
 
     path: str
     headers: Mapping[str, str]
     body: bytes
+    method: str = "POST"
 
 
 @dataclass(frozen=True)

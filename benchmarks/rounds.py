@@ -75,7 +75,10 @@ class Bench:
 
     def requests(self, case: Case, contestant: Contestant) -> list[Request]:
         """What the case sends to this server, with tokens if it takes them. Raises `CannotStart`, `OSError`."""
-        return case.requests(servers.tokens(contestant.url, case.identities) if contestant.ours else ())
+        tokens = servers.tokens(contestant.url, case.identities) if contestant.ours else ()
+        if tokens and case.schema is not None:
+            servers.demand(contestant.url, tokens[0], case.stations[0], case.schema)
+        return case.requests(tokens)
 
     def _round(self, case: Case, contestant: Contestant, requests: Sequence[Request], number: int) -> Sample:
         if number == 0:

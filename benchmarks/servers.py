@@ -18,6 +18,7 @@ from benchmarks import client, measure
 from benchmarks.cases import MANY
 from benchmarks.load import Request
 from benchmarks.streams import TOKEN, USER
+from proxy.messages import Schema
 from tests.servers import Gateway, NatsServer, eventually, free_port
 
 _START_SECONDS = 20.0
@@ -168,6 +169,16 @@ def tokens(url: str, count: int) -> Sequence[str]:
         return [token(url)]
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(lambda user: token(url, *user), list(_USERS.items())[:count]))
+
+
+def demand(url: str, token: str, station: str, schema: Schema) -> None:
+    """Has the station demand the schema, which is registered under the station's name. Raises `CannotStart`."""
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+    shape = {"type": schema.type, "definition": schema.definition, "message_struct_name": schema.message_struct_name}
+    for path, body in ((f"/schemas/{station}", shape), (f"/stations/{station}/schema", {"schema": station})):
+        status, answer = client.send(url, Request(path, headers, json.dumps(body).encode(), "PUT"))
+        if status not in (200, 201):
+            raise CannotStart(f"no schema for {station}: {status} {answer.decode(errors='replace')}")
 
 
 def last_line(text: str) -> str:

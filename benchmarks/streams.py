@@ -16,6 +16,7 @@ _API_SECONDS = 10
 _STEADY_SECONDS = 0.2
 _SETTLED_WITHIN = 20.0
 _DAY = 86_400 * 10**9
+_BUCKET = "KV_"  # what names of streams begin with that are buckets
 
 _Value = TypeVar("_Value")
 
@@ -38,7 +39,7 @@ class Streams:
         self._url = url
 
     def make(self, stations: Sequence[str], max_bytes: int = -1) -> None:
-        """Makes one empty stream for each station; all others go."""
+        """Makes one empty stream for each station; all others go, the buckets of schemas aside."""
 
         async def work(client: Client) -> None:
             for name in [stream["config"]["name"] for stream in await _list(client)]:
@@ -96,13 +97,13 @@ async def _count(client: Client) -> Stored:
 
 
 async def _list(client: Client) -> list[dict[str, Any]]:
-    """All streams; the API tells 256 at a time."""
+    """All streams of stations; the API tells 256 at a time."""
     found: list[dict[str, Any]] = []
     while True:
         page = await _ask(client, "STREAM.LIST", {"offset": len(found)})
         found += page["streams"] or []
         if len(found) >= page["total"] or not page["streams"]:
-            return found
+            return [stream for stream in found if not stream["config"]["name"].startswith(_BUCKET)]
 
 
 async def _ask(client: Client, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -222,13 +222,16 @@ class Producer:
     ) -> None:
         """Produces one message without waiting: `done(tag, ack or error)` is called in gevent's event loop.
 
-        The error is what `single` would raise. Raises `Stopping` when nothing is taken any more, without gevent, and
-        for a station that demands a schema, as far as is known here: `single` does for that one.
+        The error is what `single` would raise. Raises `SchemaViolation`, of which nothing is kept; and `Stopping` when
+        nothing is taken any more, without gevent, and where it is not known what the station demands: `single` asks.
         """
         if self._bridge is None or not self._bridge.calls_back:
             raise Stopping
-        if self._pool.known_demand(credentials, station) is not None:
-            raise Stopping  # to be checked, or to be asked for: not in the event loop
+        demand = self._pool.known_demand(credentials, station)
+        if isinstance(demand, Unknown):
+            raise Stopping
+        if demand is not None:
+            checking.check(demand, payload)
         id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own())
         message = Message(payload, headers, id)
         self._gathering.add(credentials, station, Order(message, _size([message]), done, tag))

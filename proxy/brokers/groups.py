@@ -68,18 +68,21 @@ class Batch(NamedTuple):
 class Group:
     """The messages of one batch, in order, and what the stream says of them."""
 
-    __slots__ = ("_batch", "_heard", "_portions", "_size")
+    __slots__ = ("_batch", "_heard", "_listed", "_portions", "_size")
 
     def __init__(self, portions: list[Portion], batch: Batch) -> None:
         self._portions = portions
         self._size = sum([len(portion.indexes) for portion in portions])
         self._batch = batch
         self._heard: set[int] = set()
+        self._listed: list[Member] = []
 
     @property
     def _members(self) -> list[Member]:
-        """All members in order. Only failures ask for it."""
-        return [(portion.delivery, index) for portion in self._portions for index in portion.indexes]
+        """All members in order, listed once. Only failures ask for it, maybe one for each member."""
+        if not self._listed:
+            self._listed = [(portion.delivery, index) for portion in self._portions for index in portion.indexes]
+        return self._listed
 
     def answered(self, n: int, data: bytes, status: str | None) -> None:
         """A reply to the `n`-th message."""

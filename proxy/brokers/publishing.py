@@ -142,8 +142,11 @@ class Delivery:
             del self._flying[index]
             self._settle(index, TooLarge(f"the broker takes messages of at most {session.max_payload} bytes"))
 
-    def _repeat(self) -> None:
-        """Sends again what was refused for now, and what was left unanswered while the station knows its id."""
+    def _repeat(self, grouped: bool = False) -> None:
+        """Sends again what was refused for now, and what was left unanswered while the station knows its id.
+
+        Alone, if not `grouped`: one that would fail its group again must not hold up others for another time.
+        """
         self._repeating = False
         if self.session is None or not self.session.alive or not self._again:
             return
@@ -153,7 +156,7 @@ class Delivery:
             ready -= doubtful
             self._again = doubtful
         self._repeated |= ready
-        self._send(sorted(ready))
+        self._send(sorted(ready), grouped and not doubtful)
 
     def _repeat_soon(self) -> None:
         """Once for all that come back in this turn."""
@@ -316,7 +319,7 @@ class Delivery:
         session = self.session
         try:
             if session is not None and await session.ensure(self.station):
-                self._repeat()
+                self._repeat(self.grouped)  # nobody has seen any of them yet
         except (BrokerAway, BrokerRefused) as error:
             self._why = error  # cannot be told now; the next attempt may
         except GatewayError as error:

@@ -279,3 +279,13 @@ def test_a_large_portion_is_a_group_of_its_own() -> None:
     large = Portion(cast(Delivery, None), list(range(OWN_GROUP)), [(b"", b"")] * OWN_GROUP)
     assert _groups([small[0], large, small[1]]) == [[large], small]
     assert _groups([large]) == [[large]]
+
+
+def test_a_group_that_nobody_takes_is_listed_once() -> None:
+    """Each message of a large group is told in turn; listing all of them each time would hold up the loop."""
+    group, recorder, _ = group_of(10_000)
+    listed = group._members
+    for n in range(1, 10_001):
+        group.answered(n, b"", "503")
+    assert group._members is listed
+    assert recorder.told == [("503", index) for index in range(10_000)]
