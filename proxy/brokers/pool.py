@@ -163,6 +163,24 @@ class Pool:
         session.registry.on_write(self._changed)
         return await getattr(session.registry, operation)(*args)
 
+    @property
+    def keeps_letters(self) -> bool:
+        """Whether the broker keeps what schemas have refused, so that it is for `dead_letter`. For any thread."""
+        return self._broker.keeps_letters
+
+    async def dead_letter(
+        self, credentials: Credentials, station: Station, rejected: list[tuple[Message, str]], seconds: float
+    ) -> list[GatewayError | None]:
+        """Gives messages that the schema has refused, with the reasons, to a broker that `keeps_letters`.
+
+        Returns for each what kept it from being sent. Raises as `publish` does when none could be.
+        """
+        session = await self._session(credentials, self._loop.time() + seconds)
+        try:
+            return await asyncio.wait_for(session.dead_letter(station, rejected), seconds)
+        except asyncio.TimeoutError:
+            raise BrokerAway("the broker does not answer") from None
+
     async def _find_demand(self, credentials: Credentials, station: Station, deadline: float) -> Demand | None:
         error: GatewayError = BrokerAway()
         while (now := self._loop.time()) < deadline:
@@ -306,7 +324,7 @@ class Pool:
     def _begin(self, delivery: Waiting, session: Session) -> None:
         """Sends a delivery's messages. What cannot be sent at all must not keep others from being sent."""
         try:
-            delivery.begin(session)
+            session.begin(delivery)
         except Exception as error:
             self._notice("unexpected", error=repr(error))
             delivery.refuse(Internal())
