@@ -200,7 +200,7 @@ class Producer:
         de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
         """
         bridge = self._running()
-        own = key or self._keys.own()
+        own = key or self._keys.own(station.name)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         try:
@@ -229,7 +229,7 @@ class Producer:
             raise Stopping
         if self._pool.known_demand(credentials, station) is not None:
             raise Stopping  # to be checked, or to be asked for: not in the event loop
-        id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own())
+        id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own(station.name))
         message = Message(payload, headers, id)
         self._gathering.add(credentials, station, Order(message, _size([message]), done, tag))
 
@@ -247,7 +247,7 @@ class Producer:
         With `manner` "atomic" all are stored or none, and what is raised is the one reason.
         """
         bridge = self._running()
-        own = key or self._keys.own()
+        own = key or self._keys.own(station.name)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         ids = atomic_ids if manner == "atomic" else element_ids
         messages = [
