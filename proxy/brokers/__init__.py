@@ -24,6 +24,7 @@ Notice = Callable[..., None]
 
 BROKERS = {
     "embedded": "proxy.brokers.jetstream:JetStream",
+    "memphis": "proxy.brokers.memphis:Memphis",
     "nats": "proxy.brokers.jetstream:JetStream",
     "tls": "proxy.brokers.jetstream:JetStream",
 }
@@ -204,7 +205,7 @@ def open_broker(config: Config, notice: Notice) -> Broker:
     """
     scheme = "embedded" if config.embedded else config.broker_url[0].partition("://")[0]
     if scheme not in BROKERS:
-        raise BadSetting("BROKER_URL", f"nats:// or tls://; this version knows no {scheme}:// yet")
+        raise BadSetting("BROKER_URL", f"nats://, tls:// or memphis://; this version knows no {scheme}://")
     module, _, attribute = BROKERS[scheme].partition(":")
     make: Any = getattr(importlib.import_module(module), attribute)
     broker: Broker = make(config, notice)
