@@ -1,0 +1,132 @@
+"""The routes in front of a Memphis broker, which a stand-in replays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+
+from tests.application import STORED, Api, running, settings
+from tests.brokers.memphis_standin import Standin, User
+
+_USERS = {"root": User("memphis"), "app-rb": User("Passw0rd!", ("rb-allowed*",))}
+
+
+@pytest.fixture(scope="module")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
+    """A broker with the recorded users, a station with three partitions and one that is not for everybody."""
+    standin = Standin(tmp_path_factory.mktemp("memphis"), _USERS)
+    standin.make("parts", 3)
+    standin.make("rb-denied")
+    yield standin
+    standin.stop()
+
+
+@pytest.fixture(scope="module")
+def app(standin: Standin) -> Iterator[Flask]:
+    """A gateway in front of it."""
+    with running(settings(standin.url)) as app:
+        app.extensions["stations"].start()
+        yield app
+
+
+@pytest.fixture(scope="module")
+def api(app: Flask) -> Api:
+    """Requests as `root`."""
+    return Api(app)
+
+
+def test_a_user_logs_on_with_a_password(api: Api) -> None:
+    """And produces with the token."""
+    answer = api.authenticate({"username": "root", "password": "memphis"})
+    assert answer.status_code == 200
+    token = answer.get_json()["jwt"]
+    produced = api.post("/stations/first/produce/single", {"a": 1}, headers={"Authorization": f"Bearer {token}"})
+    assert (produced.status_code, produced.get_json()) == (200, STORED)
+
+
+@pytest.mark.parametrize("path", ["/auth/authenticate", "/auth/authenticate?accountId=1"])
+@pytest.mark.parametrize("account", [{}, {"account_id": 1}, {"account_id": 7}])
+def test_an_account_may_be_named(api: Api, path: str, account: dict[str, int]) -> None:
+    """One that does not exist is passed over, as Memphis' own clients do."""
+    fields = {"username": "root", "password": "memphis", **account}
+    assert api.authenticate(fields, path).status_code == 200
+
+
+@pytest.mark.parametrize("fields", [{"username": "nobody"}, {"username": "ROOT"}, {"password": "wrong"}])
+def test_who_is_not_known_is_unauthorized(api: Api, fields: dict[str, str]) -> None:
+    """The body that clients know."""
+    answer = api.authenticate({"username": "root", "password": "memphis", **fields})
+    assert (answer.status_code, answer.get_json()["message"]) == (401, "Unauthorized")
+
+
+def test_a_batch_is_stored(api: Api, standin: Standin) -> None:
+    """Each element's bytes, in order."""
+    assert api.batch("a.batch", b'[{"a": 1}, "x", 2]').get_json() == STORED
+    assert [message.payload for message in standin.stored("a#batch$1")] == [b'{"a": 1}', b'"x"', b"2"]
+
+
+def test_an_atomic_batch_is_refused(api: Api) -> None:
+    """Such a broker knows none; nothing is stored one by one."""
+    answer = api.batch("atomic", b"[1, 2]", Prefer="atomic")
+    assert (answer.status_code, answer.get_json()["stored"]) == (400, "no")
+
+
+def test_only_wanted_headers_are_stored(api: Api, standin: Standin) -> None:
+    """No secret, and none that the broker would obey."""
+    answer = api.single(
+        "heads", Cookie="a=b", X_Kind="k", msg_color="red", Nats_Rollup="all", X_Api_Key="s", msg_partition_key="a"
+    )
+    assert answer.status_code == 200
+    (message,) = standin.stored("heads$1")
+    names = {"content-type", "x-kind", "color", "Nats-Msg-Id", "$memphis_producedBy", "$memphis_connectionId"}
+    assert set(message.headers) == names
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "partition"),
+    [
+        ("?partition_key=a", {}, 1),
+        ("?partition_key=%C3%A9", {}, 2),
+        ("?partition_key=", {}, 3),
+        ("", {"msg-partition-key": "a"}, 1),
+        ("", {"msg-partition-key": "é".encode().decode("latin-1")}, 2),
+        ("?partition_key=", {"msg-partition-key": "a"}, 1),
+    ],
+)
+def test_a_partition_key_may_stand_in_header_or_query(
+    api: Api, standin: Standin, query: str, headers: dict[str, str], partition: int
+) -> None:
+    """The header wins; both are UTF-8."""
+    before = len(standin.stored(f"parts${partition}"))
+    for kind, body in (("single", b"{}"), ("batch", b"[1, 2]")):
+        answer = api.post(f"/stations/parts/produce/{kind}{query}", body, headers=headers)
+        assert answer.status_code == 200
+    assert len(standin.stored(f"parts${partition}")) == before + 3
+
+
+def test_no_permission_is_403(app: Flask) -> None:
+    """In the broker's words; Memphis' gateway said 500."""
+    answer = Api(app, "app-rb", "Passw0rd!").single("rb-denied")
+    assert (answer.status_code, answer.get_json()["stored"]) == (403, "no")
+    assert answer.get_json()["error"] == "user app-rb is not allowed to access station rb-denied"
+
+
+def test_no_station_is_404_where_none_is_made(standin: Standin) -> None:
+    """By the setting."""
+    with running(settings(standin.url, AUTO_CREATE_STATIONS="false")) as app:
+        assert Api(app).single("nowhere").status_code == 404
+
+
+def test_stations_are_made_by_themselves(standin: Standin) -> None:
+    """Without any setting, as Memphis' gateway did."""
+    config = settings(standin.url, AUTO_CREATE_STATIONS="")
+    with running(config) as app:
+        assert Api(app).single("made-by-itself").status_code == 200
+
+
+def test_it_is_ready(standin: Standin) -> None:
+    """As the user of the settings."""
+    with running(settings(standin.url, ROOT_USER="root", ROOT_PASSWORD="memphis")) as app:
+        assert Api(app).request("GET", "/monitoring/ready").status_code == 200
