@@ -255,6 +255,16 @@ class Config:
         1.0,
         "Share of successful requests that get a log line; others always do.",
     )
+    syslogs_to_broker: bool = _setting(
+        "SYSLOGS_TO_BROKER",
+        flag,
+        False,
+        "Memphis brokers: send log lines to the broker's own log too, all but those of requests that went well. "
+        "Needs `ROOT_USER` and its secret.",
+    )
+    dev_env: bool = _setting(
+        "DEV_ENV", flag, False, "Answer `/monitoring/getResourcesUtilization`, as Memphis' dashboard asks for it."
+    )
     debug: bool = _setting("DEBUG", flag, False, "The same as `LOG_LEVEL=debug`.")
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from proxy import checking, dead_letters
+from proxy import checking, dead_letters, logs
 from proxy.bridge import Bridge
 from proxy.brokers import open_broker
 from proxy.brokers.pool import Pool
@@ -80,6 +80,9 @@ class Producer:
             seconds = config.produce_timeout_seconds
             self._gathering = Gathering(bridge, self._pool.publish, seconds, GRACE_SECONDS)
             self._bridge = bridge
+            if self._pool.syslog is not None:
+                self._pool.syslog.write("info", "the gateway is up and running")
+                logs.listen(self._pool.syslog.hear)
         try:
             self.check()
         except OpenBroker:
@@ -94,6 +97,8 @@ class Producer:
         with self._lock:
             self._stopped = True
             bridge, self._bridge = self._bridge, None
+            if bridge is not None and self._pool.syslog is not None:
+                logs.unlisten(self._pool.syslog.hear)
         if bridge is not None and (abandoned := bridge.stop(drain)):
             structlog.get_logger().warning("stopped_with_messages_under_way", count=abandoned)
 

@@ -44,6 +44,7 @@ LAYERS = [
     "proxy.brokers.schemas",
     "proxy.brokers.demands",
     "proxy.brokers.readers proxy.brokers.session",
+    "proxy.brokers.syslog",
     "proxy.brokers.pool",
     "proxy.brokers.jetstream proxy.brokers.memphis_stations",
     "proxy.brokers.memphis",

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from flask import Flask
 
 from tests.application import STORED, Api, running, settings
 from tests.brokers.memphis_standin import Standin, User
+from tests.servers import eventually
 
+SYSLOG = "$memphis_syslogs.rest-gateway.extern."
 _USERS = {"root": User("memphis"), "app-rb": User("Passw0rd!", ("rb-allowed*",))}
 
 
@@ -130,3 +136,55 @@ def test_it_is_ready(standin: Standin) -> None:
     """As the user of the settings."""
     with running(settings(standin.url, ROOT_USER="root", ROOT_PASSWORD="memphis")) as app:
         assert Api(app).request("GET", "/monitoring/ready").status_code == 200
+
+
+# ---- what the broker's dashboard looks for -----------------------------------------------------------------------
+
+
+def test_log_lines_go_to_the_broker(standin: Standin) -> None:
+    """In the form of Memphis' own gateway, through a connection like its own."""
+    env = {"ROOT_USER": "root", "ROOT_PASSWORD": "memphis", "SYSLOGS_TO_BROKER": "true"}
+    with running(settings(standin.url, **env)) as app:
+        app.extensions["stations"].start()
+        structlog.get_logger().warning("something_happened", station="orders")
+        structlog.get_logger().info("request", status=200)
+        structlog.get_logger().error("worse", jwt="-")
+        eventually(lambda: standin.bodies(f"{SYSLOG}err"))
+    (info,) = standin.bodies(f"{SYSLOG}info")
+    assert re.fullmatch(rb"\[\d+\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[INF\] the gateway is up and running\n", info)
+    (warning,) = standin.bodies(f"{SYSLOG}warn")
+    assert warning.endswith(b" [WRN] something_happened station=orders\n")
+    logger = next(connect for connect in standin.connects if "LOGGER" in connect["name"])
+    assert (logger["user"], logger["name"]) == ("$$memphis", "MEMPHIS HTTP LOGGER")
+
+
+def test_log_lines_go_nowhere_unless_asked_for(standin: Standin, make_app: Callable[..., Flask]) -> None:
+    """Nor to a broker that is no Memphis broker."""
+    for url in (standin.url, "nats://127.0.0.1:1"):
+        app = make_app(url, SYSLOGS_TO_BROKER="true" if url.startswith("nats") else "false")
+        app.extensions["stations"].start()
+        assert app.extensions["stations"].producer._pool.syslog is None
+
+
+def test_a_broker_that_is_away_does_not_hold_log_lines(tmp_path: Path) -> None:
+    """They are few, and lost; the application stops as ever."""
+    env = {"ROOT_USER": "root", "ROOT_PASSWORD": "memphis", "SYSLOGS_TO_BROKER": "true"}
+    with running(settings("memphis://127.0.0.1:1", **env)) as app:
+        app.extensions["stations"].start()
+        for number in range(3000):
+            app.extensions["stations"].producer._pool.syslog.write("info", f"line {number}")
+        assert len(app.extensions["stations"].producer._pool.syslog._lines) <= 1000
+
+
+def test_what_a_worker_uses(make_app: Callable[..., Flask]) -> None:
+    """Three figures without a token, where the dashboard of a development broker asks for them."""
+    answer = Api(make_app(DEV_ENV="true")).request("GET", "/monitoring/getResourcesUtilization")
+    used: dict[str, Any] = answer.get_json()
+    assert sorted(used) == ["cpu", "memory", "storage"]
+    assert used["cpu"] >= 0
+    assert 0 < used["memory"] < 100
+
+
+def test_what_a_worker_uses_is_for_development(make_app: Callable[..., Flask]) -> None:
+    """404 otherwise, as ever."""
+    assert Api(make_app()).request("GET", "/monitoring/getResourcesUtilization").status_code == 404

@@ -50,6 +50,7 @@ MAX_NOTIFICATIONS = 10  # of one produce: each is a message to people
 
 # The broker lets clients with such a name in without looking whether the user exists.
 _LOGGER = "memphis http logger"
+_LOG_USER = "$$memphis"  # an internal one, whose password is root's
 
 
 class ItsOwn:
@@ -243,3 +244,15 @@ class Memphis(JetStream):
             with contextlib.suppress(Unauthorized):
                 return await connect_as(MemphisConnection, url, named, options, self._seconds)
         return await connect_as(MemphisConnection, url, Credentials(user, credentials.secret), options, self._seconds)
+
+    async def open_log(self) -> MemphisConnection:
+        """A connection for log lines, made as Memphis' own gateway makes it. Raises as `connect` does."""
+        config, error = self._config, BrokerAway()
+        by_token = not config.user_pass_based_auth
+        options = self._options._replace(name=_LOGGER.upper(), by_token=by_token)
+        secret = f"{config.root_user}::{config.root_secret}" if by_token else config.root_secret
+        for url in self._urls():
+            with contextlib.suppress(BrokerAway):
+                credentials = Credentials(_LOG_USER, secret)
+                return await connect_as(MemphisConnection, url, credentials, options, self._seconds)
+        raise error

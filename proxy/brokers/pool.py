@@ -15,6 +15,7 @@ from proxy.brokers import Broker, Notice, Reply, Session
 from proxy.brokers.atomic import AtomicDelivery
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.readers import Identity, Readers
+from proxy.brokers.syslog import Syslog
 from proxy.brokers.waiting import Waiting, Wish
 from proxy.config import Config
 from proxy.credentials import Credentials
@@ -62,6 +63,8 @@ class Pool:
         self._away_seen = 0.0
         self._closed = False
         self._readers = Readers(broker, config, notice)
+        open_log = getattr(broker, "open_log", None)
+        self.syslog = Syslog(open_log) if open_log is not None and config.syslogs_to_broker else None
         self._demand_nothing = not config.schema_registry
 
     async def open(self) -> None:
@@ -81,6 +84,8 @@ class Pool:
         for task in list(self._tasks):
             task.cancel()
         closing = [session.close() for session in sessions]
+        if self.syslog is not None:
+            closing.append(self.syslog.close())
         await asyncio.gather(*closing, self._readers.close(), *self._tasks, return_exceptions=True)
 
     def publish(
@@ -351,6 +356,8 @@ class Pool:
         """Four times a second: deliveries repeat and give up, links without use go."""
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
         now = self._loop.time()
+        if self.syslog is not None:
+            self.syslog.tick(now)
         for identity, link in list(self._links.items()):
             if link.deliveries:
                 self._tend(link, now)
