@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -297,17 +298,37 @@ class Producer:
     def _keep(
         self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
     ) -> None:
-        """Stores dead letters, and notes in each refusal what became of its one; they have a second at least."""
+        """Has dead letters kept, and notes in each refusal what became of its one; they have a second at least."""
         until = max(until, time.monotonic() + LETTER_SECONDS)
+        keep = self._hand_over if self._pool.keeps_letters else self._keep_here
+        for (_, refusal), result in zip(rejected, keep(bridge, credentials, station, rejected, until), strict=True):
+            refusal.fields["dead_letter"] = dead_letters.outcome(result)
+
+    def _keep_here(
+        self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
+    ) -> Sequence[Ack | GatewayError]:
+        """Stores dead letters in the station beside."""
         messages = dead_letters.letters(rejected, station, credentials.user)
         try:
             beside = dead_letters.station_of(station)
         except BadStationName as error:
-            results: list[Ack | GatewayError] = [error] * len(messages)
-        else:
-            results = self._try_to_publish(bridge, credentials, beside, messages, until, "together")
-        for (_, refusal), result in zip(rejected, results, strict=True):
-            refusal.fields["dead_letter"] = dead_letters.outcome(result)
+            return [error] * len(messages)
+        return self._try_to_publish(bridge, credentials, beside, messages, until, "together")
+
+    def _hand_over(
+        self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
+    ) -> Sequence[GatewayError | None]:
+        """Gives what was refused to a broker that keeps dead letters itself."""
+        seconds = until - time.monotonic()
+        reasons = [(message, error.message) for message, error in rejected]
+        try:
+            return bridge.run(
+                self._pool.dead_letter, credentials, station, reasons, seconds, timeout=seconds + GRACE_SECONDS
+            )
+        except GaveUp:
+            return [BrokerAway()] * len(rejected)
+        except GatewayError as error:
+            return [error] * len(rejected)
 
     def _try_to_publish(
         self,

@@ -112,6 +112,49 @@ def test_a_partition_key_may_stand_in_header_or_query(
     assert len(standin.stored(f"parts${partition}")) == before + 3
 
 
+def test_a_schema_of_the_brokers_holds(api: Api, standin: Standin) -> None:
+    """As soon as it is attached; what it refuses goes to the broker as a dead letter, and no further."""
+    assert api.single("schema", b'{"name": "x"}').status_code == 200
+    standin.attach("schema", "json")
+    refused = eventually(lambda: (answer := api.single("schema", b'{"name": "x"}')).status_code == 400 and answer)
+    body = refused.get_json()
+    assert body["error"].startswith("Schema validation has failed: jsonschema: ")
+    assert (body["stored"], body["dead_letter"]) == ("no", "sent")
+    letter = standin.bodies("$memphis_schemaverse_dls")[-1]
+    assert bytes.fromhex(letter["message"]["data"]) == b'{"name": "x"}'
+    assert letter["validation_error"] == body["error"]
+    assert api.single("schema", b'{"id": 1}').status_code == 200
+
+
+def test_the_good_messages_of_a_batch_are_stored(api: Api, standin: Standin) -> None:
+    """Each of the others is a dead letter."""
+    standin.make("schema-batch")
+    standin.attach("schema-batch", "json")
+    answer = api.batch("schema-batch", b'[{"id": 1}, {"name": "x"}, {"id": 3}, 4]')
+    assert (answer.status_code, answer.get_json()["sent"]) == (400, 2)
+    assert [entry["dead_letter"] for entry in answer.get_json()["failed"]] == ["sent", "sent"]
+    assert [message.payload for message in standin.stored("schema-batch$1")] == [b'{"id": 1}', b'{"id": 3}']
+    kept = [b for b in standin.bodies("$memphis_schemaverse_dls") if b["station_name"] == "schema-batch"]
+    assert [bytes.fromhex(body["message"]["data"]) for body in kept] == [b'{"name": "x"}', b"4"]
+
+
+def test_no_dead_letters_where_the_station_wants_none(api: Api, standin: Standin) -> None:
+    """The sender is told why all the same."""
+    standin.make("no-letters")
+    standin.attach("no-letters", "json")
+    standin.dead_letters["no-letters"] = False
+    answer = api.single("no-letters", b"{}")
+    assert answer.status_code == 400
+    assert "dead_letter" not in answer.get_json()
+
+
+def test_schemas_are_changed_at_the_broker(api: Api) -> None:
+    """The registry's routes say so."""
+    answer = api.request("GET", "/schemas", headers={"Authorization": f"Bearer {api.token}"})
+    assert answer.status_code == 404
+    assert "keeps schemas itself" in answer.get_json()["error"]
+
+
 def test_no_permission_is_403(app: Flask) -> None:
     """In the broker's words; Memphis' gateway said 500."""
     answer = Api(app, "app-rb", "Passw0rd!").single("rb-denied")
