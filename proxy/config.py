@@ -205,7 +205,11 @@ class Config:
         "SUBJECT_TEMPLATE", template, "{station}.final", "Subject of a station, for streams laid out otherwise."
     )
     auto_create_stations: bool | None = _setting(
-        "AUTO_CREATE_STATIONS", flag, None, "Create an absent station at the first produce.", shown="off (embedded: on)"
+        "AUTO_CREATE_STATIONS",
+        flag,
+        None,
+        "Create an absent station at the first produce.",
+        shown="off (embedded, `memphis://`: on)",
     )
     station_max_age_seconds: int = _setting(
         "STATION_MAX_AGE_SECONDS", whole(0, 10**9), 604_800, "Created stations drop messages of that age; 0: never."
@@ -251,6 +255,16 @@ class Config:
         1.0,
         "Share of successful requests that get a log line; others always do.",
     )
+    syslogs_to_broker: bool = _setting(
+        "SYSLOGS_TO_BROKER",
+        flag,
+        False,
+        "Memphis brokers: send log lines to the broker's own log too, all but those of requests that went well. "
+        "Needs `ROOT_USER` and its secret.",
+    )
+    dev_env: bool = _setting(
+        "DEV_ENV", flag, False, "Answer `/monitoring/getResourcesUtilization`, as Memphis' dashboard asks for it."
+    )
     debug: bool = _setting("DEBUG", flag, False, "The same as `LOG_LEVEL=debug`.")
 
     @property
@@ -291,7 +305,8 @@ class Config:
             changes["root_user"] = self.root_user or "root"
             changes["connection_token"] = self.root_secret or DEFAULT_CONNECTION_TOKEN
         if self.auto_create_stations is None:
-            changes["auto_create_stations"] = not (self.broker_url or self.memphis_host)
+            url = next(iter(changes.get("broker_url", self.broker_url)), "")
+            changes["auto_create_stations"] = not url or url.startswith("memphis:")
         if self.debug:
             changes["log_level"] = "debug"
         settled = dataclasses.replace(self, **changes)

@@ -37,8 +37,13 @@ def _letter(message: Message, *facts: tuple[str, str]) -> Message:
     return Message(message.payload, own + facts, id, named=message.named)
 
 
-def outcome(result: Ack | GatewayError) -> str:
-    """What the sender is told: `stored`, or that it was not and why, or that nobody knows."""
+def outcome(result: Ack | GatewayError | None) -> str:
+    """What the sender is told: `stored`, or that it was not and why, or that nobody knows.
+
+    `sent` (None) where the broker keeps dead letters itself, and answers nothing.
+    """
+    if result is None:
+        return "sent"
     if isinstance(result, Ack):
         return "stored"
     return f"{'unknown' if result.stored == 'unknown' else 'failed'}: {result.message}"

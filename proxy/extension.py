@@ -7,6 +7,7 @@ Routes of a team's own use it as ours do::
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -73,6 +74,7 @@ class Stations:
         self.headers = HeaderFilter(config.forward_headers)
         self.edge: Any = None  # the wrapper around the application, for servers that refuse requests themselves
         self.proved: dict[str, Proved] = {}
+        self.started_at = time.monotonic()
 
     def start(self, timeout: float = 10.0) -> None:
         """Starts what runs beside the requests; call it in the process that serves them.

@@ -21,6 +21,7 @@ from proxy.sealing import derive
 _ALPHABET = string.ascii_letters + string.digits + "-_"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _WITH_KEY = (503, 504)
+MAX_COUNTED = 10_000
 _BITS = 54  # nine characters of six bits
 
 
@@ -29,16 +30,22 @@ class KeyMaker:
 
     Its own keys count up from a number drawn by chance, so two processes meet only by a chance of about one in a
     billion. If they do, the broker takes one message for the other's repeat; of a message sent alone it says so, and
-    the sender is asked to repeat.
+    the sender is asked to repeat. Each station is counted for itself, as a broker with partitions chooses one by it.
     """
 
     def __init__(self, secret: str) -> None:
         self._key = derive(secret, "de-duplication")
-        self._numbers = itertools.count(secrets.randbits(_BITS))
+        self._numbers: dict[str, itertools.count[int]] = {}
 
-    def own(self) -> str:
-        """A new key, for a sender that gave none."""
-        n = next(self._numbers)
+    def own(self, station: str) -> str:
+        """A new key for a message to that station, for a sender that gave none."""
+        numbers = self._numbers.get(station)
+        if numbers is None:
+            if len(self._numbers) >= MAX_COUNTED:
+                self._numbers.clear()  # they begin anew elsewhere, as those of a new process do
+            # Of two threads that come here at once the second takes the count of the first.
+            numbers = self._numbers.setdefault(station, itertools.count(secrets.randbits(_BITS)))
+        n = next(numbers)
         return (
             _PAIRS[n >> 42 & 4095]
             + _PAIRS[n >> 30 & 4095]

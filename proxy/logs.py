@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import msgspec
@@ -16,6 +17,27 @@ _TOKEN = re.compile(r"(authorization=)[^&\s]*|\beyJ[\w.=-]+", re.IGNORECASE)
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 # These two would log from the asyncio thread, which must not take the locks of logging handlers.
 _SILENT = ("nats.aio.client", "asyncio")
+
+
+Listener = Callable[[str, Mapping[str, Any]], None]
+_listeners: list[Listener] = []
+
+
+def listen(function: Listener) -> None:
+    """Has `function(level, event)` called for each line, in whatever thread writes it; it must be quick."""
+    _listeners.append(function)
+
+
+def unlisten(function: Listener) -> None:
+    """Ends that, if it was so."""
+    if function in _listeners:
+        _listeners.remove(function)
+
+
+def _tell(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for function in tuple(_listeners):
+        function(str(event.get("level", method)), event)
+    return event
 
 
 def configure(level: str) -> None:
@@ -29,6 +51,7 @@ def configure(level: str) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
+            _tell,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if terminal else [structlog.processors.format_exc_info]),
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(_as_json),

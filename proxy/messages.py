@@ -15,10 +15,14 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,126}[a-z0-9])?", re.ASCII)
 
 
 class Station(NamedTuple):
-    """A station: `name` as clients see it, `internal` as brokers store it (`.` becomes `#`)."""
+    """A station: `name` as clients see it, `internal` as brokers store it (`.` becomes `#`).
+
+    `partition_key` tells where in it messages go, on brokers whose stations have partitions; None leaves it to us.
+    """
 
     name: str
     internal: str
+    partition_key: str | None = None
 
 
 @functools.lru_cache(maxsize=4096)

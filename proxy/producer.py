@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import structlog
 
-from proxy import checking, dead_letters
+from proxy import checking, dead_letters, logs
 from proxy.bridge import Bridge
 from proxy.brokers import open_broker
 from proxy.brokers.pool import Pool
@@ -80,6 +81,9 @@ class Producer:
             seconds = config.produce_timeout_seconds
             self._gathering = Gathering(bridge, self._pool.publish, seconds, GRACE_SECONDS)
             self._bridge = bridge
+            if self._pool.syslog is not None:
+                self._pool.syslog.write("info", "the gateway is up and running")
+                logs.listen(self._pool.syslog.hear)
         try:
             self.check()
         except OpenBroker:
@@ -94,6 +98,8 @@ class Producer:
         with self._lock:
             self._stopped = True
             bridge, self._bridge = self._bridge, None
+            if bridge is not None and self._pool.syslog is not None:
+                logs.unlisten(self._pool.syslog.hear)
         if bridge is not None and (abandoned := bridge.stop(drain)):
             structlog.get_logger().warning("stopped_with_messages_under_way", count=abandoned)
 
@@ -200,7 +206,7 @@ class Producer:
         de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
         """
         bridge = self._running()
-        own = key or self._keys.own()
+        own = key or self._keys.own(station.name)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         try:
@@ -232,7 +238,7 @@ class Producer:
             raise Stopping
         if demand is not None:
             checking.check(demand, payload)
-        id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own())
+        id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own(station.name))
         message = Message(payload, headers, id)
         self._gathering.add(credentials, station, Order(message, _size([message]), done, tag))
 
@@ -250,7 +256,7 @@ class Producer:
         With `manner` "atomic" all are stored or none, and what is raised is the one reason.
         """
         bridge = self._running()
-        own = key or self._keys.own()
+        own = key or self._keys.own(station.name)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         ids = atomic_ids if manner == "atomic" else element_ids
         messages = [
@@ -295,17 +301,37 @@ class Producer:
     def _keep(
         self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
     ) -> None:
-        """Stores dead letters, and notes in each refusal what became of its one; they have a second at least."""
+        """Has dead letters kept, and notes in each refusal what became of its one; they have a second at least."""
         until = max(until, time.monotonic() + LETTER_SECONDS)
+        keep = self._hand_over if self._pool.keeps_letters else self._keep_here
+        for (_, refusal), result in zip(rejected, keep(bridge, credentials, station, rejected, until), strict=True):
+            refusal.fields["dead_letter"] = dead_letters.outcome(result)
+
+    def _keep_here(
+        self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
+    ) -> Sequence[Ack | GatewayError]:
+        """Stores dead letters in the station beside."""
         messages = dead_letters.letters(rejected, station, credentials.user)
         try:
             beside = dead_letters.station_of(station)
         except BadStationName as error:
-            results: list[Ack | GatewayError] = [error] * len(messages)
-        else:
-            results = self._try_to_publish(bridge, credentials, beside, messages, until, "together")
-        for (_, refusal), result in zip(rejected, results, strict=True):
-            refusal.fields["dead_letter"] = dead_letters.outcome(result)
+            return [error] * len(messages)
+        return self._try_to_publish(bridge, credentials, beside, messages, until, "together")
+
+    def _hand_over(
+        self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
+    ) -> Sequence[GatewayError | None]:
+        """Gives what was refused to a broker that keeps dead letters itself."""
+        seconds = until - time.monotonic()
+        reasons = [(message, error.message) for message, error in rejected]
+        try:
+            return bridge.run(
+                self._pool.dead_letter, credentials, station, reasons, seconds, timeout=seconds + GRACE_SECONDS
+            )
+        except GaveUp:
+            return [BrokerAway()] * len(rejected)
+        except GatewayError as error:
+            return [error] * len(rejected)
 
     def _try_to_publish(
         self,

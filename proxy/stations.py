@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
 from flask import Blueprint, Response, request
 
@@ -63,7 +64,7 @@ class _Plan:
     def __init__(
         self, extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any]
     ) -> None:
-        self._extension, self._credentials, self._station = extension, credentials, station
+        self._extension, self._credentials, self._station = extension, credentials, _placed(station, environ)
         self._key, self._preferences = _key(environ), _preferences(environ)
         self._content_type = environ.get("CONTENT_TYPE", "")
         self._headers = extension.headers.pick(environ, content_type=self.stored_type)
@@ -134,6 +135,18 @@ def _key(environ: Mapping[str, Any]) -> str:
         name = "Idempotency-Key" if "HTTP_IDEMPOTENCY_KEY" in environ else "msg-id"
         raise BadHeader(f"header {name}: {error.message.removeprefix('key: ')}") from None
     return loaded
+
+
+def _placed(station: Station, environ: Mapping[str, Any]) -> Station:
+    """The station with the partition key of `msg-partition-key` or `?partition_key=`; the header wins."""
+    key = environ.get("HTTP_MSG_PARTITION_KEY")
+    if key is not None:
+        return station._replace(partition_key=key.encode("latin-1").decode("utf-8", "surrogateescape"))
+    query = environ.get("QUERY_STRING", "")
+    if "partition_key" not in query:
+        return station
+    keys = parse_qs(query, keep_blank_values=True, errors="surrogateescape").get("partition_key", [])
+    return station._replace(partition_key=keys[0]) if keys else station
 
 
 def _preferences(environ: Mapping[str, Any]) -> frozenset[str]:

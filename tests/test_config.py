@@ -47,6 +47,8 @@ _BAD = [
     ("BROKER_INBOX_PREFIX", ["$SYS", "a.>", "*", "a..b", ".a", "a.", "a b"], "a subject prefix without wildcard"),
     ("LOG_LEVEL", ["loud", "critical"], "one of debug, info, warning, error"),
     ("DEBUG", ["maybe", "2"], "true or false"),
+    ("SYSLOGS_TO_BROKER", ["maybe", "2"], "true or false"),
+    ("DEV_ENV", ["maybe", "2"], "true or false"),
     ("SCHEMA_REGISTRY", ["maybe"], "true or false"),
     ("LANE", ["maybe"], "true or false"),
     ("USER_PASS_BASED_AUTH", ["maybe"], "true or false"),

@@ -13,7 +13,7 @@ SECRET = "s" * 32
 def test_own_keys_are_short_and_never_the_same() -> None:
     """Nine characters of base64url, each key once."""
     maker = KeyMaker(SECRET)
-    keys = [maker.own() for _ in range(10_000)]
+    keys = [maker.own("orders") for _ in range(10_000)]
     assert len(set(keys)) == 10_000
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{9}", key) for key in keys)
 
@@ -21,7 +21,7 @@ def test_own_keys_are_short_and_never_the_same() -> None:
 def test_ids_of_ours_are_at_most_22_characters() -> None:
     """The broker keeps each id in memory."""
     maker = KeyMaker(SECRET)
-    assert len(single_id(maker.namespace("1", "root"), maker.own())) == 22
+    assert len(single_id(maker.namespace("1", "root"), maker.own("orders"))) == 22
 
 
 def test_users_cannot_reach_into_each_others_ids() -> None:

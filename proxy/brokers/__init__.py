@@ -14,14 +14,17 @@ from proxy.errors import BadSetting
 if TYPE_CHECKING:
     from proxy.brokers.atomic import AtomicDelivery
     from proxy.brokers.publishing import Delivery
+    from proxy.brokers.waiting import Waiting
     from proxy.config import Config
     from proxy.credentials import Credentials
-    from proxy.messages import Attachment, Demand, Schema, SchemaHead, SchemaVersion, Station, Unknown
+    from proxy.errors import GatewayError
+    from proxy.messages import Attachment, Demand, Message, Schema, SchemaHead, SchemaVersion, Station, Unknown
 
 Notice = Callable[..., None]
 
 BROKERS = {
     "embedded": "proxy.brokers.jetstream:JetStream",
+    "memphis": "proxy.brokers.memphis:Memphis",
     "nats": "proxy.brokers.jetstream:JetStream",
     "tls": "proxy.brokers.jetstream:JetStream",
 }
@@ -130,6 +133,12 @@ class Session(Protocol):
     def on_end(self, function: Callable[[], None]) -> None:
         """Has `function` called once when the session has ended."""
 
+    def begin(self, waiting: Waiting) -> None:
+        """Has what waited for a session use this one, once it knows what it must know of the station."""
+
+    def settling(self, station: Station) -> bool:
+        """Whether the user's permissions for this station may still be on their way: refusals are not final then."""
+
     def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
         """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
 
@@ -157,10 +166,16 @@ class Session(Protocol):
     async def hears(self, other: Any) -> bool:
         """Whether a message of that session arrives here, as it does when both belong to one account."""
 
-    async def stored(self, station: Station, sequence: int) -> bytes | None:
-        """The payload with that sequence; None when it is gone, or the user may not read it.
+    async def stored(self, station: Station, message: Message, sequence: int) -> bytes | None:
+        """The payload with that sequence where `message` belongs; None when it is gone, or the user may not read it.
 
         Raises `BrokerAway` or `BrokerRefused` when it cannot be told now.
+        """
+
+    async def dead_letter(self, station: Station, rejected: list[tuple[Message, str]]) -> list[GatewayError | None]:
+        """Gives messages that a schema has refused, with the reasons, to a broker that keeps them.
+
+        Returns for each what kept it from being sent; whether the broker has stored it nobody tells.
         """
 
     async def close(self) -> None:
@@ -169,6 +184,9 @@ class Session(Protocol):
 
 class Broker(Protocol):
     """A kind of broker at the addresses that the settings name."""
+
+    #: Whether it keeps what schemas have refused itself, when it is given by `Session.dead_letter`.
+    keeps_letters: bool
 
     async def connect(self, credentials: Credentials) -> Session:
         """Logs on, which proves the credentials.
@@ -187,7 +205,7 @@ def open_broker(config: Config, notice: Notice) -> Broker:
     """
     scheme = "embedded" if config.embedded else config.broker_url[0].partition("://")[0]
     if scheme not in BROKERS:
-        raise BadSetting("BROKER_URL", f"nats:// or tls://; this version knows no {scheme}:// yet")
+        raise BadSetting("BROKER_URL", f"nats://, tls:// or memphis://; this version knows no {scheme}://")
     module, _, attribute = BROKERS[scheme].partition(":")
     make: Any = getattr(importlib.import_module(module), attribute)
     broker: Broker = make(config, notice)

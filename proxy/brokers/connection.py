@@ -16,7 +16,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import nats.errors
@@ -63,12 +63,16 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Options(NamedTuple):
-    """How to connect: TLS for servers that want it, the inbox prefix, the client's name."""
+    """How to connect: TLS for servers that want it, the inbox prefix, the client's name.
+
+    With `by_token` the secret is sent as a token, and no user.
+    """
 
     tls: ssl.SSLContext
     inbox_prefix: str = "_INBOX"
     name: str = "stations"
     notice: Notice = lambda event, **fields: None
+    by_token: bool = False
 
 
 Taker = Callable[[bytes, bytes, "bytes | None"], None]
@@ -325,15 +329,23 @@ class Connection:
         self.on_end()
 
 
+C = TypeVar("C", bound=Connection)
+
+
 async def connect(url: str, credentials: Credentials, options: Options, timeout: float) -> Connection:
-    """Logs on to the server at `url` within `timeout` seconds.
+    """Logs on to the server at `url` within `timeout` seconds; raises as `connect_as` does."""
+    return await connect_as(Connection, url, credentials, options, timeout)
+
+
+async def connect_as(kind: type[C], url: str, credentials: Credentials, options: Options, timeout: float) -> C:
+    """Logs on to the server at `url` within `timeout` seconds; the connection is of that kind.
 
     Raises `Unauthorized` when the server does not let this user in, `Forbidden` when it may not receive acks,
     `BrokerAway` when there is no server, `BrokerRefused` when the server is full.
     """
     client = _Client()
     client.insist = url.startswith("tls://")
-    connection = Connection(client, options)
+    connection = kind(client, options)
     try:
         await asyncio.wait_for(_log_on(client, connection, url, credentials, options, timeout), timeout)
     except BaseException as error:
@@ -348,10 +360,12 @@ async def connect(url: str, credentials: Credentials, options: Options, timeout:
 async def _log_on(
     client: Client, connection: Connection, url: str, credentials: Credentials, options: Options, timeout: float
 ) -> None:
+    secret, by_token = credentials.secret, options.by_token
     await client.connect(
         servers=[url],
-        user=credentials.user,
-        password=credentials.secret,
+        user=None if by_token else credentials.user,
+        password=None if by_token else secret,
+        token=secret if by_token else None,
         name=options.name,
         tls=options.tls,
         allow_reconnect=False,

@@ -60,3 +60,8 @@ def around(id_name: str, pairs: tuple[tuple[str, str], ...]) -> tuple[bytes, byt
 def request(subject: str, reply: str, payload: bytes) -> bytes:
     """One message without headers, as the JetStream API takes its requests."""
     return b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(payload), payload)
+
+
+def publish_only(subject: str, payload: bytes) -> bytes:
+    """One message without headers that nobody answers."""
+    return b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload)

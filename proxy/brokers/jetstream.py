@@ -8,7 +8,7 @@ import secrets
 import ssl
 
 from proxy.brokers import Notice
-from proxy.brokers.connection import Options, connect
+from proxy.brokers.connection import Connection, Options, connect
 from proxy.brokers.embedded import address
 from proxy.brokers.session import Session
 from proxy.config import Config
@@ -24,6 +24,7 @@ class JetStream:
     """The NATS servers that `BROKER_URL` names, or the embedded one."""
 
     session = Session
+    keeps_letters = False
 
     def __init__(self, config: Config, notice: Notice) -> None:
         self._config = config
@@ -56,13 +57,16 @@ class JetStream:
         raise error
 
     async def _log_on(self, url: str, credentials: Credentials) -> Session:
-        connection = await connect(url, self._user(credentials), self._options, self._seconds)
+        connection = await self._open(url, credentials)
         try:
             await self._prove_closed(url, connection.server_id)
         except BaseException:
             await connection.close()
             raise
         return self.session(connection, self._config)
+
+    async def _open(self, url: str, credentials: Credentials) -> Connection:
+        return await connect(url, self._user(credentials), self._options, self._seconds)
 
     def _urls(self) -> list[str]:
         """The servers in an order of chance, so that sessions spread over them."""
@@ -91,7 +95,7 @@ class JetStream:
     async def _refuses_anyone(self, url: str) -> None:
         stranger = Credentials(f"stranger-{secrets.token_hex(8)}", secrets.token_hex(16))
         try:
-            connection = await connect(url, stranger, self._options, self._seconds)
+            connection = await self._open(url, stranger)
         except Unauthorized:
             return
         except Forbidden:

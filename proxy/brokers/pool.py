@@ -15,6 +15,7 @@ from proxy.brokers import Broker, Notice, Reply, Session
 from proxy.brokers.atomic import AtomicDelivery
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.readers import Identity, Readers
+from proxy.brokers.syslog import Syslog
 from proxy.brokers.waiting import Waiting, Wish
 from proxy.config import Config
 from proxy.credentials import Credentials
@@ -62,6 +63,8 @@ class Pool:
         self._away_seen = 0.0
         self._closed = False
         self._readers = Readers(broker, config, notice)
+        open_log = getattr(broker, "open_log", None)
+        self.syslog = Syslog(open_log) if open_log is not None and config.syslogs_to_broker else None
         self._demand_nothing = not config.schema_registry
 
     async def open(self) -> None:
@@ -81,6 +84,8 @@ class Pool:
         for task in list(self._tasks):
             task.cancel()
         closing = [session.close() for session in sessions]
+        if self.syslog is not None:
+            closing.append(self.syslog.close())
         await asyncio.gather(*closing, self._readers.close(), *self._tasks, return_exceptions=True)
 
     def publish(
@@ -162,6 +167,24 @@ class Pool:
         session = await self._session(credentials, self._loop.time() + self._config.produce_timeout_seconds)
         session.registry.on_write(self._changed)
         return await getattr(session.registry, operation)(*args)
+
+    @property
+    def keeps_letters(self) -> bool:
+        """Whether the broker keeps what schemas have refused, so that it is for `dead_letter`. For any thread."""
+        return self._broker.keeps_letters
+
+    async def dead_letter(
+        self, credentials: Credentials, station: Station, rejected: list[tuple[Message, str]], seconds: float
+    ) -> list[GatewayError | None]:
+        """Gives messages that the schema has refused, with the reasons, to a broker that `keeps_letters`.
+
+        Returns for each what kept it from being sent. Raises as `publish` does when none could be.
+        """
+        session = await self._session(credentials, self._loop.time() + seconds)
+        try:
+            return await asyncio.wait_for(session.dead_letter(station, rejected), seconds)
+        except asyncio.TimeoutError:
+            raise BrokerAway("the broker does not answer") from None
 
     async def _find_demand(self, credentials: Credentials, station: Station, deadline: float) -> Demand | None:
         error: GatewayError = BrokerAway()
@@ -306,7 +329,7 @@ class Pool:
     def _begin(self, delivery: Waiting, session: Session) -> None:
         """Sends a delivery's messages. What cannot be sent at all must not keep others from being sent."""
         try:
-            delivery.begin(session)
+            session.begin(delivery)
         except Exception as error:
             self._notice("unexpected", error=repr(error))
             delivery.refuse(Internal())
@@ -333,6 +356,8 @@ class Pool:
         """Four times a second: deliveries repeat and give up, links without use go."""
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
         now = self._loop.time()
+        if self.syslog is not None:
+            self.syslog.tick(now)
         for identity, link in list(self._links.items()):
             if link.deliveries:
                 self._tend(link, now)

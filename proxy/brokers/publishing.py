@@ -238,6 +238,9 @@ class Delivery:
         self._flying.pop(index, None)
         if maybe_stored:
             self._unanswered.add(index)
+        if self.session is not None and self.session.settling(self.station):
+            self._not_now(index, error)
+            return
         self._settle(index, self._truthful(index, error))
 
     def lost(self, index: int) -> None:
@@ -298,7 +301,7 @@ class Delivery:
         if self.session is None:
             return
         try:
-            payload = await self.session.stored(self.station, sequence)
+            payload = await self.session.stored(self.station, self.messages[index], sequence)
         except GatewayError:
             self._settle(index, AckTimeout())  # it may be the other message that is stored
             return

@@ -22,9 +22,10 @@ from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Portion
 from proxy.brokers.kv import Bucket
 from proxy.brokers.publishing import Delivery, tokens
 from proxy.brokers.schemas import BUCKET, Registry
+from proxy.brokers.waiting import Waiting
 from proxy.config import Config
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound
-from proxy.messages import UNKNOWN, Demand, Station, Unknown
+from proxy.messages import UNKNOWN, Demand, Message, Station, Unknown
 
 ATOMIC_SINCE = (2, 12)
 WINDOW_MEMORY_SECONDS = 60.0  # an operator may shorten it meanwhile
@@ -70,6 +71,7 @@ class Session:
     """One broker connection as one user: publishes, and knows what it has learnt about stations."""
 
     id_name = "Nats-Msg-Id"
+    marks: tuple[tuple[str, str], ...] = ()  # headers of ours that every message has
 
     def __init__(self, connection: Connection, config: Config) -> None:
         self.connection = connection
@@ -116,6 +118,14 @@ class Session:
         """Asks the broker for a sign of life; the session ends when none comes."""
         self.connection.check()
 
+    def begin(self, waiting: Waiting) -> None:
+        """Has what waited for a session use this one."""
+        waiting.begin(self)
+
+    def settling(self, station: Station) -> bool:
+        """Whether the user's permissions for this station may still be on their way."""
+        return False
+
     def subject(self, station: Station) -> str:
         """The subject on which the station takes messages."""
         return self._config.subject_template.replace("{station}", station.internal)
@@ -139,7 +149,7 @@ class Session:
             message = messages[index]
             if message.headers is not pairs:  # most share one tuple, and need not look it up
                 pairs = message.headers
-                before, after = frames.around(self.id_name, pairs)
+                before, after = frames.around(self.id_name, pairs + self.marks)
             head = b"%b%b%b" % (before, message.key.encode(), after)
             if len(head) + len(message.payload) <= limit:
                 fit.append(index)
@@ -201,17 +211,23 @@ class Session:
             task.add_done_callback(lambda _: self._ensuring.pop(station.name, None))
         return await asyncio.shield(task)
 
-    async def stored(self, station: Station, sequence: int) -> bytes | None:
-        """The payload with that sequence; None when it is gone, or the user may not read it.
+    async def stored(self, station: Station, message: Message, sequence: int) -> bytes | None:
+        """The payload with that sequence where `message` belongs; None when it is gone, or the user may not read it.
 
         Raises `BrokerAway` or `BrokerRefused` when it cannot be told now.
         """
         try:
-            stream = await self._stream(station)
-            got: Got = await self._api.ask(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, Got)
+            return await self._payload(await self._stream(station), sequence)
         except (Forbidden, StationNotFound):
             return None
+
+    async def _payload(self, stream: str, sequence: int) -> bytes | None:
+        got: Got = await self._api.ask(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, Got)
         return None if got.error else base64.b64decode(got.message.data)
+
+    async def dead_letter(self, station: Station, rejected: list[tuple[Message, str]]) -> list[GatewayError | None]:
+        """NATS keeps none; the gateway does."""
+        raise NotImplementedError
 
     async def close(self) -> None:
         """Closes the connection."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.config import Config
 from proxy.producer import Producer
+from tests.brokers.memphis_standin import Standin
+from tests.brokers.memphis_tools import USERS
 from tests.brokers.replicas import Replica
 from tests.brokers.tools import Operator, settings
 from tests.servers import NatsServer
@@ -47,3 +50,12 @@ def replica() -> Iterator[Callable[[Config], Replica]]:
             return replica
 
         yield start
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> Iterator[Standin]:
+    """A Memphis broker with the recorded users; station `orders` is there."""
+    standin = Standin(tmp_path / "broker", USERS)
+    standin.make("orders")
+    yield standin
+    standin.stop()

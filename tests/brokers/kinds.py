@@ -15,6 +15,7 @@ from proxy.brokers import embedded
 from proxy.brokers import embedded_files as files
 from proxy.config import Config
 from proxy.credentials import Credentials
+from tests.brokers.memphis_standin import Standin
 from tests.brokers.tools import ROOT, USERS, Operator, Stored, settings
 from tests.servers import NatsServer, eventually, pause
 
@@ -123,7 +124,44 @@ class Embedded:
         return running.pid if running else 0
 
 
+class Memphis:
+    """The stand-in for a Memphis broker."""
+
+    user = ROOT
+
+    def __init__(self, directory: Path) -> None:
+        self._standin = Standin(directory)
+
+    def settings(self, **env: Any) -> Config:
+        """`BROKER_URL` is its address."""
+        return settings(self._standin.url, **env)
+
+    def stored(self, station: str) -> list[Stored]:
+        """The messages of its partitions, one after the other."""
+        partitions = self._standin.stations[station]
+        streams = [f"{station.replace('.', '#')}${number}" for number in partitions]
+        return [message for stream in streams for message in self._standin.stored(stream)]
+
+    def kill(self) -> None:
+        """Starts it again at once."""
+        self._standin.server.kill()
+        self._standin.server.start()
+
+    def pause(self) -> None:
+        """By SIGSTOP."""
+        self._standin.server.pause()
+
+    def resume(self) -> None:
+        """By SIGCONT."""
+        self._standin.server.resume()
+
+    def stop(self) -> None:
+        """As an operator would."""
+        self._standin.stop()
+
+
 KINDS: dict[str, Callable[[Path], Broker]] = {
     "nats": Nats,
     "embedded": Embedded,
+    "memphis": Memphis,
 }

@@ -28,6 +28,10 @@ class StubSession:
     def on_end(self, function: Callable[[], None]) -> None:
         """Nothing ends by itself."""
 
+    def begin(self, waiting: Any) -> None:
+        """At once."""
+        waiting.begin(self)
+
     def publish(self, delivery: Any, indexes: Iterable[int], grouped: bool) -> list[int]:
         """Takes messages."""
         self.published += len(list(indexes))

@@ -1,0 +1,114 @@
+"""What a connection to a Memphis broker does beside those to NATS: it hears news, and is refused without a subject.
+
+The broker's refusals are all the same line, "cant access the requested station". What is in flight then, and has no
+answer a little later, is taken for refused, and may be stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import nats.errors
+
+from proxy.brokers import frames
+from proxy.brokers.api import Question
+from proxy.brokers.connection import CHECK_SECONDS, DENIAL_GRACE_SECONDS, Connection, Options
+from proxy.brokers.publishing import tokens
+from proxy.errors import BrokerAway, BrokerRefused
+
+_DENIED_SOMETHING = "permissions violation - "
+_CONTROL = "$memphis_"  # subjects of requests whose answers may take long, and which everybody may send
+_FIRST_SID = 1 << 20  # nats-py gives subscriptions of its own smaller numbers
+
+
+class MemphisConnection(Connection):
+    """A live connection to a Memphis broker. `refusals` counts the refusals, `client_name` is what it was told.
+
+    `notice` tells a log.
+    """
+
+    def __init__(self, client: Any, options: Options) -> None:
+        super().__init__(client, options)
+        self.client_name, self.notice = options.name, options.notice
+        self.refusals = 0
+        self._suspects: list[int] = []
+        self._sids = itertools.count(_FIRST_SID)
+
+    def emit(self, frame: bytes) -> None:
+        """Sends a frame at the end of this turn of the loop, after those that were sent before it."""
+        if not self._frames:
+            self._loop.call_soon(self.flush)
+        self._frames.append(frame)
+
+    def listen(self, subject: str, heard: Callable[[bytes], None]) -> int:
+        """Has `heard` called with the payload of each message on a subject; its number, for `unlisten`.
+
+        A frame that is sent after this is read by the broker after this.
+        """
+        sid = next(self._sids)
+        self._client.takers[sid] = lambda subject, data, headers: heard(data)
+        self.emit(f"SUB {subject} {sid}\r\n".encode())
+        return sid
+
+    def unlisten(self, sid: int) -> None:
+        """Ends that."""
+        if self._client.takers.pop(sid, None) is not None:
+            self.emit(f"UNSUB {sid}\r\n".encode())
+
+    async def settled(self) -> None:
+        """Waits until the broker has read all that was sent. Raises `BrokerAway` when it does not within 3 s."""
+        self.flush()
+        try:
+            await self._client.rtt(timeout=int(CHECK_SECONDS))
+        except (nats.errors.Error, asyncio.TimeoutError, OSError):
+            self.check()
+            raise BrokerAway("the broker does not answer") from None
+
+    async def request(self, subject: str, body: dict[str, Any], seconds: float, tries: int = 1) -> bytes:
+        """The first answer to a request of the control plane, which is sent again each `seconds`, up to `tries` times.
+
+        All have the same reply subject: an answer to the first may come after the second was sent. Raises
+        `BrokerRefused` when none comes, or nobody is there to give one, `BrokerAway` when the connection ends.
+        """
+        question, token = Question(subject, self), tokens.take(1)
+        frame = frames.request(subject, self.reply_subject(token), msgspec.json.encode(body))
+        try:
+            for _ in range(tries):
+                self.send(question, 0, token, subject, frame)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    response = await asyncio.wait_for(asyncio.shield(question.answer), seconds)
+                    break
+                self.check()
+            else:
+                raise BrokerRefused("the broker is busy, and does not answer in time")
+        finally:
+            self.forget(token)
+            question.answer.cancel()
+        if response.from_nobody:
+            raise BrokerRefused(f"nobody answers on {subject}: the broker is starting, or is no Memphis broker")
+        return response.data
+
+    async def on_error(self, error: Exception) -> None:
+        """nats-py's report of an `-ERR` line, or of an error of its own."""
+        if _DENIED_SOMETHING in str(error).lower():
+            self._on_denied_something()
+        else:
+            await super().on_error(error)
+
+    def _on_denied_something(self) -> None:
+        self.refusals += 1
+        if not self.alive:  # the inbox is all that was asked for
+            self._refused.add(f"{self._inbox}>".lower())
+        if not self._suspects:
+            self._suspects = [t for t, waiting in self._waiting.items() if not waiting.subject.startswith(_CONTROL)]
+            if self._suspects:
+                self._loop.call_later(DENIAL_GRACE_SECONDS, self._settle_suspects)
+
+    def _settle_suspects(self) -> None:
+        suspects, self._suspects = self._suspects, []
+        self._settle_denied(suspects, True)

@@ -1,0 +1,161 @@
+"""Users of a Memphis broker, and what they may do; against a stand-in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.brokers import memphis_control as control
+from proxy.brokers.memphis import MemphisSession
+from proxy.config import Config
+from proxy.credentials import Credentials
+from proxy.messages import station_named
+from proxy.producer import Producer
+from tests.brokers.fakes import FakeServer
+from tests.brokers.memphis_standin import Standin
+from tests.brokers.memphis_tools import CREATIONS, LIMITED, ORDERS, as_session
+from tests.brokers.tools import ROOT, facts, failure, settings
+
+DENIED, ALLOWED = station_named("rb-denied"), station_named("rb-allowed-1")
+
+Producers = Callable[[Config], Producer]
+
+
+@pytest.fixture
+def started(standin: Standin, producer: Producers) -> Producer:
+    """A producer at the stand-in."""
+    return producer(settings(standin.url))
+
+
+# ---- users ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "secret", "account"),
+    [("root", "memphis", ""), ("root", "memphis", "1"), ("root$1", "memphis", "1"), ("root", "memphis", "7")],
+)
+def test_who_logs_on(standin: Standin, started: Producer, user: str, secret: str, account: str) -> None:
+    """With the account, or without where there is no such account, as Memphis' own clients do."""
+    started.log_on(Credentials(user, secret, account))
+    assert standin.names[-1].partition("::")[2] == "root"
+
+
+@pytest.mark.parametrize(
+    "user",
+    ["nobody", "ROOT", "a::root", "root::x", "MEMPHIS HTTP LOGGER", "$$memphis", "$1", "root$"],
+)
+def test_who_does_not(started: Producer, user: str) -> None:
+    """Names that the broker would take for something else are not even tried."""
+    assert failure(started.log_on, Credentials(user, "memphis")).status == 401
+
+
+def test_a_token_broker_is_given_the_token(tmp_path: Path, producer: Producers) -> None:
+    """And no user but in the name of the connection."""
+    standin = Standin(tmp_path / "token", token="memphis")
+    try:
+        started = producer(settings(standin.url, USER_PASS_BASED_AUTH="false"))
+        assert started.single(ROOT, ORDERS, b"x", ()).sequence == 1
+        sent = next(sent for sent in standin.connects if sent["name"].endswith("::root"))
+        assert (sent["auth_token"], sent["name"].partition("::")[2]) == ("memphis", "root")
+        assert "user" not in sent
+        assert "pass" not in sent
+        for wrong in (Credentials("root", "nope"), Credentials("ghost", "memphis")):
+            assert failure(started.log_on, wrong).status == 401
+    finally:
+        standin.stop()
+
+
+def test_a_user_without_the_right_is_forbidden(standin: Standin, started: Producer) -> None:
+    """The broker's own words say which station; nothing was sent there."""
+    standin.make("rb-denied")
+    error = failure(started.single, LIMITED, DENIED, b"x", ())
+    assert facts(error) == ("Forbidden", "no", "never")
+    assert error.message == "user app-rb is not allowed to access station rb-denied"
+    assert not standin.stored("rb-denied$1")
+
+
+def test_who_is_refused_again_and_again_costs_one_question(standin: Standin, started: Producer) -> None:
+    """For a second."""
+    standin.make("rb-denied")
+    for _ in range(5):
+        failure(started.single, LIMITED, DENIED, b"x", ())
+    assert len(standin.bodies(CREATIONS)) <= 2
+
+
+def test_a_user_may_not_make_any_station(standin: Standin, started: Producer) -> None:
+    """403, in the broker's words."""
+    error = failure(started.single, LIMITED, station_named("rb-other"), b"x", ())
+    assert facts(error) == ("Forbidden", "no", "never")
+    assert error.message == "user app-rb is not allowed to create station rb-other"
+
+
+def test_rights_that_come_late_are_waited_for(standin: Standin, started: Producer) -> None:
+    """The broker refuses the subjects of a station that it has just made, for half a second."""
+    assert started.single(LIMITED, ALLOWED, b"x", ()).duplicate is False
+    subscribed = standin.lines.count("SUB $memphis_schema_updates_rb-allowed-1")
+    assert subscribed > 1
+    assert len(standin.bodies(CREATIONS)) == 2  # once more, as news may have been lost until then
+    assert len(standin.stored("rb-allowed-1$1")) == 1
+
+
+def test_a_refused_first_publish_is_repeated(standin: Standin, started: Producer) -> None:
+    """Also where the refusal comes when everything else has been let through."""
+    standin.make("rb-allowed-1")
+    started.single(LIMITED, ALLOWED, b"x", ())
+    session = started._pool._links[LIMITED.identity].session
+    known: Any = session._stations.found(ALLOWED)  # type: ignore[union-attr]
+    known.made_at = float("inf")  # as if it had just been made
+    standin._allowed_at["rb-allowed-1"] = standin._loop.time() + 0.4
+    started.single(LIMITED, ALLOWED, b"y", ())
+    assert [message.payload for message in standin.stored("rb-allowed-1$1")] == [b"x", b"y"]
+
+
+def test_a_refusal_that_names_no_subject_is_told_in_time(standin: Standin, started: Producer) -> None:
+    """What was in flight and has no answer is forbidden; whether it is stored is not known."""
+    standin.make("rb-allowed-1")
+    started.single(LIMITED, ALLOWED, b"x", ())
+    standin.stations.pop("rb-allowed-1")  # from now on the relay refuses it
+    error = failure(started.single, LIMITED, ALLOWED, b"y", ())
+    assert facts(error) == ("Forbidden", "unknown", "with-key")
+
+
+def test_readiness_logs_on_as_the_user_of_the_settings(standin: Standin, producer: Producers) -> None:
+    """And tells when the broker does not take it."""
+    producer(settings(standin.url, ROOT_USER="root", ROOT_PASSWORD="memphis")).check()
+    other = producer(settings(standin.url, ROOT_USER="root", ROOT_PASSWORD="wrong"))
+    assert failure(other.check).status == 401
+
+
+def test_changing_schemas_is_for_the_broker(standin: Standin) -> None:
+    """It keeps them itself, and the gateway says so."""
+
+    async def work(session: MemphisSession) -> None:
+        with pytest.raises(Exception, match="keeps schemas itself"):
+            await session.registry.put_schema("a", json)
+
+    as_session(standin, work)
+
+
+@pytest.mark.slow
+def test_a_broker_that_accepts_and_says_nothing_is_away(producer: Producers) -> None:
+    """It hangs when it is told to stop, its port open: whoever logs on is told in time."""
+    with contextlib.closing(FakeServer()) as hanging:
+        url = hanging.url.replace("nats://", "memphis://")
+        started = producer(settings(url, f"{url[:-1]}1", PRODUCE_TIMEOUT_SECONDS=1))
+        before = time.monotonic()
+        assert facts(failure(started.log_on, ROOT)) == ("BrokerAway", "no", "safe")
+        assert facts(failure(started.single, ROOT, ORDERS, b"x", ())) == ("BrokerAway", "no", "safe")
+        assert time.monotonic() - before < 12
+
+
+def test_a_fault_of_ours_ends_the_wait(standin: Standin, started: Producer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is told as one."""
+    monkeypatch.setattr(control, "producer_creation", lambda client, station: {}["nothing"])
+    error = failure(started.single, ROOT, ORDERS, b"x", ())
+    assert error.status == 500
