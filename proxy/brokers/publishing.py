@@ -140,7 +140,8 @@ class Delivery:
         self._flying.update(dict.fromkeys(unsettled, self._loop.time()))
         for index in session.publish(self, unsettled, grouped):
             del self._flying[index]
-            self._settle(index, TooLarge(f"the broker takes messages of at most {session.max_payload} bytes"))
+            refusal = TooLarge(f"the broker takes messages of at most {session.max_payload} bytes")
+            self._settle(index, self._truthful(index, refusal))  # an earlier attempt was not too large
 
     def _repeat(self, grouped: bool = False) -> None:
         """Sends again what was refused for now, and what was left unanswered while the station knows its id.
