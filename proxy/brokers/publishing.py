@@ -298,13 +298,17 @@ class Delivery:
         self._again.add(index)
 
     async def _compare(self, index: int, sequence: int, ack: Ack) -> None:
-        """The broker knows the sender's key: it must belong to the same bytes."""
-        if self.session is None:
-            return
+        """The broker knows the sender's key: it must belong to the same bytes.
+
+        While that cannot be seen it may be another message that is stored: the repeat will be a duplicate again, and
+        compared again.
+        """
         try:
+            if self.session is None:
+                raise BrokerAway
             payload = await self.session.stored(self.station, self.messages[index], sequence)
         except GatewayError:
-            self._settle(index, AckTimeout())  # it may be the other message that is stored
+            self._again.add(index)
             return
         same = payload is None or payload == self.messages[index].payload
         self._settle(index, ack if same else KeyReused())
