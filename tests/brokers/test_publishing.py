@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from proxy.config import Config
+from proxy.errors import TooLarge
 from proxy.messages import Ack, station_named
 from proxy.producer import Producer
 from tests.brokers.tools import (
@@ -210,6 +212,30 @@ def test_a_sealed_station_refuses(server: NatsServer, operator: Operator, produc
     error = failure(producer(settings(server.url)).single, ROOT, ORDERS, b"x", ())
     assert facts(error) == ("BrokerRefused", "no", "safe")
     assert "sealed" in error.message
+
+
+def sessions_of_root(server: NatsServer) -> list[int]:
+    """The numbers of the connections that `root` has."""
+    return [connection["cid"] for connection in connections(server) if connection["authorized_user"] == "root"]
+
+
+@pytest.mark.slow
+def test_a_limit_that_is_raised_meanwhile_counts(server: NatsServer, started: Producer, operator: Operator) -> None:
+    """The broker tells new connections alone; the gateway asks by one, and keeps the session that it has."""
+    big = b"L" * 5000
+    assert facts(failure(started.single, ROOT, ORDERS, big, ())) == ("TooLarge", "no", "never")
+    server.config(f"{MONITOR}\nmax_payload: 8192")
+    server.reload()
+    before = sessions_of_root(server)
+
+    def stored() -> bool:
+        with contextlib.suppress(TooLarge):
+            return isinstance(started.single(ROOT, ORDERS, big, ()), Ack)
+        return False
+
+    eventually(stored, 10)
+    eventually(lambda: before == sessions_of_root(server))
+    assert operator.payloads("orders") == [big]
 
 
 def test_a_limit_that_is_lowered_meanwhile_counts(server: NatsServer, started: Producer, operator: Operator) -> None:
