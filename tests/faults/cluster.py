@@ -45,18 +45,24 @@ class Cluster:
     `config` is added to the configuration of each, `{directory}` in it being where it keeps its data.
     """
 
+    operator = ("root", "memphis")
+
     def __init__(self, directory: Path, size: int = 3, config: str = "") -> None:
         self._own = config
         self._routes = [free_port() for _ in range(size)] if size > 1 else []
         self.servers = [NatsServer(directory / f"n{number}") for number in range(size)]
         self.configure()
 
+    def name(self, number: int) -> str:
+        """What a server calls itself."""
+        return f"n{number}"
+
     def configure(self, users: str = USERS, more: str = "") -> None:
         """Writes the configuration of all servers anew; it counts from `reload` or the next start on."""
         routes = ", ".join(f"nats://127.0.0.1:{port}" for port in self._routes)
         for number, server in enumerate(self.servers):
             own = self._own.format(directory=server.directory)
-            lines = [f"server_name: n{number}", MONITOR, users, own, more]
+            lines = [f"server_name: {self.name(number)}", MONITOR, users, own, more]
             lines += ["lame_duck_grace_period: 1s", "lame_duck_duration: 30s"]
             if self._routes:
                 lines.append(f"cluster {{ name: test, listen: 127.0.0.1:{self._routes[number]}, routes: [{routes}] }}")
@@ -111,8 +117,9 @@ class Cluster:
         """Asks through the first server that answers. Raises `NotNow` when none does."""
 
         async def through(server: NatsServer) -> _T:
+            user, password = self.operator
             client = await nats.connect(
-                server.url, user="root", password="memphis", allow_reconnect=False, connect_timeout=1, error_cb=_ignore
+                server.url, user=user, password=password, allow_reconnect=False, connect_timeout=1, error_cb=_ignore
             )
             try:
                 return await question(client)
@@ -160,13 +167,19 @@ class Cluster:
 
     def update(self, station: str, **config: Any) -> None:
         """Changes the configuration of a station's stream."""
-        stream = self.patiently(lambda: self.api(f"STREAM.INFO.{station}"))["config"]
+        stream = self.config(station)
         self.patiently(lambda: self.api(f"STREAM.UPDATE.{station}", **{**stream, **config}))
+
+    def config(self, station: str) -> dict[str, Any]:
+        """The configuration of a station's stream."""
+        config: dict[str, Any] = self.patiently(lambda: self.api(f"STREAM.INFO.{station}"))["config"]
+        return config
 
     def leader(self, station: str) -> NatsServer:
         """The server that leads the station's stream."""
         info = self.patiently(lambda: self._led(station))
-        return self.servers[int(info["cluster"]["leader"][1:])] if "cluster" in info else self.servers[0]
+        names = list(map(self.name, range(len(self.servers))))
+        return self.servers[names.index(info["cluster"]["leader"])] if "cluster" in info else self.servers[0]
 
     def await_copies(self, station: str) -> None:
         """Waits until each server has all of the stream."""

@@ -34,8 +34,8 @@ class Answer(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The body; an empty one for no answer."""
-        return json.loads(self.body) if self.body else {}
+        """The body; an empty one for no answer, and for what is none of the gateway's."""
+        return json.loads(self.body) if self.body.startswith(b"{") else {}
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,11 @@ class Ledger:
 
 
 def told(answer: Answer, count: int) -> list[str]:
-    """What an answer tells of each of `count` messages."""
-    if answer.status == NO_ANSWER:
-        return [UNKNOWN] * count
+    """What an answer tells of each of `count` messages; one that is not the gateway's tells nothing."""
     if answer.status == 200:
         return [ACKED] * count
     body = answer.json
     if "failed" not in body:
-        return [_TOLD[body["stored"]]] * count
+        return [_TOLD[body["stored"]] if body else UNKNOWN] * count
     failures = {failure["index"]: _TOLD[failure["stored"]] for failure in body["failed"]}
     return [failures.get(index, ACKED) for index in range(count)]

@@ -50,6 +50,7 @@ class Crew:
         host: str,
         station: str,
         *,
+        secret: str = TOKEN,
         senders: int = SENDERS,
         pause: float = PAUSE_SECONDS,
         habits: tuple[Habit, ...] = HABITS,
@@ -57,14 +58,14 @@ class Crew:
     ) -> None:
         self.ledger = Ledger()
         self.senders = senders
-        self._host, self._station = host, station
+        self._host, self._station, self._secret = host, station, secret
         self._pause, self._habits, self._filling = pause, habits, filling
         self._stopping = False
         self._thread = threading.Thread(target=lambda: uvloop.run(self._run()))
         self._failure: BaseException | None = None
 
     def __enter__(self) -> Crew:
-        with logged_on(self._host, USER, TOKEN) as sender:
+        with logged_on(self._host, USER, self._secret) as sender:
             self.token = sender.token
         self._thread.start()
         return self
