@@ -102,6 +102,7 @@ def post_worker_init(worker):
     except (BadSetting, GatewayError) as error:
         _say(f"stations: {error}", sys.stderr)
         sys.exit(3)  # gunicorn's code for a worker that cannot boot
+    _watch(worker)
     # What is loaded stays: the collector need not look at it again, nor so often at what requests leave behind.
     gc.collect()
     gc.freeze()
@@ -118,6 +119,22 @@ def on_exit(server):
     """In the master, after the last worker."""
     if server.broker:
         server.broker.stop()
+
+
+def _watch(worker):
+    """Ties the worker's sign of life, which it gives about once a second, to that of its connection to the broker.
+
+    A worker whose asyncio thread stands still or has ended answers what it has, stops, and is replaced.
+    """
+    notify, stations = worker.notify, worker.wsgi.extensions["stations"]
+
+    def notify_and_look():
+        notify()
+        if worker.alive and not stations.alive():
+            _say(f"stations: worker {worker.pid} can produce no more, and is replaced", sys.stderr)
+            worker.alive = False
+
+    worker.notify = notify_and_look
 
 
 def _allow_many_files():

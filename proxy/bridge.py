@@ -15,6 +15,7 @@ import asyncio
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, TypeVar
 
 import uvloop
@@ -27,6 +28,8 @@ T = TypeVar("T")
 Job = Callable[..., None]
 MAX_NOTICES = 1000
 HEAVY = 64  # units of work that are worth a wake-up of their own
+LOOK_SECONDS = 1.0
+MOST_UNHEARD = 3
 
 
 class Bridge:
@@ -64,6 +67,8 @@ class Bridge:
         self._idle: Reply | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._notices: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MAX_NOTICES)
+        self._looked = 0.0
+        self._unheard = 0
 
     # ---- the callers' half -------------------------------------------------------------------------------------
 
@@ -149,6 +154,23 @@ class Bridge:
         self._drain_notices()
         return abandoned
 
+    def look(self) -> bool:
+        """Asks the loop for a sign of life, once a second at most; true while jobs are accepted.
+
+        A loop that has given none to three looks in a row does nothing any more: no job is accepted from then on, and
+        callers give up. Looks are counted rather than seconds, since a process that was stopped has seen none pass.
+        """
+        now = monotonic()
+        if self._open and now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            if self._unheard >= MOST_UNHEARD:
+                self._open = False
+                self._waiter.give_up()
+            else:
+                self._unheard += 1  # the loop may set it to 0 at the same time: what is lost then is one look
+                self._call_soon(self._be_heard)
+        return self._open
+
     def _admit(self, reply: Reply) -> None:
         with self._admission:  # held for a few instructions, never while a greenlet switches
             pending = self._taken - self._given
@@ -206,8 +228,11 @@ class Bridge:
         self._notices.append(("unexpected", {"error": repr(error)}))
 
     def _wake(self) -> None:
+        self._call_soon(self._empty_inbox)
+
+    def _call_soon(self, function: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._empty_inbox)
+            self._loop.call_soon_threadsafe(function)
         except RuntimeError:  # the loop has ended; whoever waits is answered by its own deadline
             self._open = False
 
@@ -250,6 +275,9 @@ class Bridge:
             self._open = False
             loop.close()
             self._waiter.wake([reply.cell for reply in self._outbox])
+
+    def _be_heard(self) -> None:
+        self._unheard = 0
 
     def _empty_inbox(self) -> None:
         self._woken = False

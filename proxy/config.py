@@ -18,6 +18,7 @@ from proxy.parsers import (
     flag,
     host,
     inbox,
+    interval,
     networks,
     number,
     one_of,
@@ -103,6 +104,13 @@ class Config:
     )
     embedded_port: int = _setting(
         "EMBEDDED_PORT", whole(0, 65535), 4222, "Port of the embedded broker on 127.0.0.1; a free one if it is taken."
+    )
+    sync_interval_seconds: float = _setting(
+        "SYNC_INTERVAL_SECONDS",
+        interval(0.1, 3600),
+        1.0,
+        "Embedded broker: an acknowledged message is synced to the disk within so many seconds; `always`: before its "
+        "ack. What was not synced is lost in a power cut.",
     )
 
     http_host: str = _setting(

@@ -88,6 +88,10 @@ class Stations:
             self.stop(0)
             raise
 
+    def alive(self) -> bool:
+        """Whether this process is of any use; ask about once a second, and replace it when it is not."""
+        return self.producer.alive()
+
     def stop(self, drain: float = 5.0) -> None:
         """Waits up to `drain` seconds for messages under way, and closes all connections."""
         self.producer.stop(drain)

@@ -58,6 +58,19 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def interval(low: float, high: float) -> Callable[[str], float]:
+    """Makes the parser of seconds from `low` to `high`, or `always`, which is 0."""
+    seconds = number(low, high)
+
+    def parse(value: str) -> float:
+        try:
+            return 0.0 if value.strip().lower() == "always" else seconds(value)
+        except ValueError as error:
+            raise ValueError(f"always, or {error}") from None
+
+    return parse
+
+
 def words(value: str) -> tuple[str, ...]:
     """Takes a list with commas."""
     return tuple(word.strip() for word in value.split(",") if word.strip())

@@ -103,6 +103,11 @@ class Producer:
         if bridge is not None and (abandoned := bridge.stop(drain)):
             structlog.get_logger().warning("stopped_with_messages_under_way", count=abandoned)
 
+    def alive(self) -> bool:
+        """Whether this process can still produce one day; to be asked about once a second. False is for good."""
+        bridge = self._bridge
+        return bridge is None or bridge.look()
+
     def _notice(self, event: str, **fields: Any) -> None:
         if self._bridge is not None:
             self._bridge.tell(event, **fields)

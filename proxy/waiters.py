@@ -45,6 +45,9 @@ class Waiter(Protocol):
     def wake(self, cells: list[Cell]) -> None:
         """Wakes those who wait on these cells; called on the loop's thread."""
 
+    def give_up(self) -> None:
+        """Ends the waiting of those who can be told that nothing will come; others wait until their time is up."""
+
     def at_end_of_turn(self, function: Callable[[], None]) -> None:
         """Runs a function when all callers that can submit now have done so."""
 
@@ -83,6 +86,9 @@ class ThreadWaiter:
         for cell in cells:
             if cell is not None:
                 cell.release()
+
+    def give_up(self) -> None:
+        """Nobody knows who waits."""
 
     def at_end_of_turn(self, function: Callable[[], None]) -> None:
         """Threads have no turns: now."""
@@ -144,6 +150,10 @@ class GeventWaiter:
         """Leaves the cells for the hub and wakes it."""
         self._woken.extend(cells)
         self._watcher.send()
+
+    def give_up(self) -> None:
+        """At the next tick."""
+        self._deadlines = dict.fromkeys(self._deadlines, 0.0)
 
     def at_end_of_turn(self, function: Callable[[], None]) -> None:
         """After the greenlets that can run now have run."""

@@ -25,6 +25,7 @@ class Stations:
     """What stands in `extensions["stations"]`; it tells its calls on standard output."""
 
     edge = Edge()
+    useless = False
 
     def start(self, timeout: float) -> None:
         """Starts, or refuses to when `REFUSE` is set."""
@@ -32,6 +33,10 @@ class Stations:
         sys.stdout.flush()
         if os.environ.get("REFUSE"):
             raise OpenBroker
+
+    def alive(self) -> bool:
+        """Until a request to `/useless`."""
+        return not self.useless
 
     def stop(self, timeout: float) -> None:
         """Stops."""
@@ -46,9 +51,10 @@ class Application:
         self.extensions = {"stations": Stations()}
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """`/broker`: the broker's address; `/fail`: raises; `/environ`: what the server makes of the request."""
+        """Tells where the broker is and what the server makes of the request; `/fail` raises, `/useless` ends us."""
         if environ["PATH_INFO"] == "/fail":
             raise RuntimeError("failed with ?authorization=the-token in its message")
+        self.extensions["stations"].useless |= environ["PATH_INFO"] == "/useless"
         body = {"status": "ok", "broker": _broker(), "scheme": environ["wsgi.url_scheme"], "pid": os.getpid()}
         body["client"] = environ["REMOTE_ADDR"]
         body["modules"] = sorted(sys.modules)

@@ -15,10 +15,11 @@ from typing import Any
 import gevent
 import pytest
 
-from proxy.bridge import Bridge
+from proxy.bridge import MOST_UNHEARD, Bridge
 from proxy.errors import Overloaded, Stopping
 from proxy.replies import GaveUp, Reply
 from proxy.waiters import GeventWaiter, ThreadWaiter, Waiter
+from tests.servers import eventually
 
 WAITERS = {"gevent": GeventWaiter, "threads": ThreadWaiter}
 
@@ -197,6 +198,76 @@ def test_a_blocked_loop_delays_and_loses_nothing(bridge: Bridge) -> None:
     """The loop stands still for a second while jobs come in; all are answered afterwards."""
     bridge._loop.call_soon_threadsafe(time.sleep, 1)
     assert spawn(bridge._waiter, 50, lambda i: bridge.call(at_once, i, timeout=10)) == list(range(50))
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bridge looks at its loop at every call."""
+    monkeypatch.setattr("proxy.bridge.LOOK_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_loop_that_gives_signs_of_life_is_left_alone(bridge: Bridge) -> None:
+    """However often it is looked at."""
+    for _ in range(2 * MOST_UNHEARD):
+        assert bridge.look()
+        bridge.call(at_once, 1, timeout=5)
+    assert bridge.is_open
+
+
+@pytest.mark.usefixtures("often")
+def test_a_loop_that_gives_no_sign_of_life_is_given_up(bridge: Bridge) -> None:
+    """Nothing is accepted any more, at once and for good."""
+    release = threading.Event()
+    bridge._loop.call_soon_threadsafe(release.wait, 10)
+    assert [bridge.look() for _ in range(MOST_UNHEARD + 2)] == [True] * MOST_UNHEARD + [False] * 2
+    with pytest.raises(Stopping):
+        bridge.call(at_once, 1, timeout=5)
+    release.set()
+    eventually(lambda: not bridge._unheard)
+    assert not bridge.look()
+    _end(bridge)
+
+
+@pytest.mark.usefixtures("often")
+def test_callers_of_a_loop_that_stands_still_are_told_what_is_known() -> None:
+    """Greenlets do not wait for their deadline."""
+    bridge, release = Bridge(nothing, nothing, waiter=GeventWaiter()), threading.Event()
+    bridge.start()
+
+    def call(job: Any) -> Any:
+        try:
+            bridge.call(job, timeout=60)
+        except GaveUp as error:
+            return error.started
+
+    begun = gevent.spawn(call, never)
+    gevent.sleep(0.05)
+    bridge._loop.call_soon_threadsafe(release.wait, 10)
+    waiting = gevent.spawn(call, never)
+    gevent.sleep(0.05)
+    assert not all(bridge.look() for _ in range(MOST_UNHEARD + 1))
+    assert [greenlet.get(timeout=5) for greenlet in (begun, waiting)] == [True, False]
+    release.set()
+    _end(bridge)
+
+
+def test_a_loop_that_has_ended_is_noticed(bridge: Bridge) -> None:
+    """Whatever ended it; nothing is accepted any more."""
+
+    def end(reply: Reply) -> None:
+        raise SystemExit
+
+    with pytest.raises(GaveUp):
+        bridge.call(end, timeout=0.5)
+    assert not bridge.look()
+    bridge._waiter.close()
+
+
+def _end(bridge: Bridge) -> None:
+    """Ends the thread of a bridge that has been given up, which nobody does where the process ends anyway."""
+    bridge._loop.call_soon_threadsafe(bridge._loop.stop)
+    bridge._waiter.close()
 
 
 @pytest.mark.slow

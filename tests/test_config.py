@@ -34,6 +34,7 @@ _BAD = [
     ("PRODUCE_TIMEOUT_SECONDS", ["0.9", "301", "-inf"], "a number from 1 to 300"),
     ("SESSION_IDLE_SECONDS", ["0", "86401"], "a number from 1 to 86400"),
     ("DUPLICATE_WINDOW_SECONDS", ["0", "1000001"], "a number from 0.1 to 1e+06"),
+    ("SYNC_INTERVAL_SECONDS", ["0", "0.09", "3601", "never", "1s"], "always, or a number from 0.1 to 3600"),
     ("ACCESS_LOG_SAMPLE", ["-0.1", "1.1"], "a number from 0 to 1"),
     ("TRUSTED_PROXIES", ["10.0.0.0/33", "proxy.example", "*,10.0.0.1"], "* or a list of addresses"),
     ("CORS_ORIGINS", [",", "shop.example", "https://a/", "https://a/x", "https://"], "* or a list of origins"),
@@ -136,6 +137,8 @@ def test_an_empty_variable_is_an_absent_one() -> None:
         ("BROKER_INBOX_PREFIX", "_INBOX.gateway", "_INBOX.gateway"),
         ("DATA_DIR", "/var/lib/stations", Path("/var/lib/stations")),
         ("AUTO_CREATE_STATIONS", "false", False),
+        ("SYNC_INTERVAL_SECONDS", "Always", 0.0),
+        ("SYNC_INTERVAL_SECONDS", "0.5", 0.5),
     ],
 )
 def test_a_good_value_is_taken(env: str, text: str, value: object) -> None:

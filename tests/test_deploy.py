@@ -87,7 +87,7 @@ def test_the_health_check_asks_the_gateway(gateway: Callable[..., Gateway], tmp_
     assert subprocess.run(check, env=env, timeout=10, capture_output=True).returncode != 0
 
 
-@pytest.mark.parametrize("script", ["run", "test", "check", "setup"])
+@pytest.mark.parametrize("script", ["run", "test", "check", "setup", "faults"])
 def test_scripts_are_executable_and_sound(script: str) -> None:
     """They stop at the first failure."""
     path = ROOT / "scripts" / script

@@ -21,9 +21,11 @@ import pytest
 from proxy.brokers import embedded, embedded_server
 from proxy.brokers import embedded_files as files
 from proxy.brokers.embedded import EmbeddedBroker
+from proxy.brokers.embedded_server import Plan
 from proxy.config import Config
 from proxy.errors import BadSetting, BrokerAway
-from tests.servers import alive, children, command, eventually
+from tests.brokers.tools import MONITOR, monitor
+from tests.servers import NatsServer, alive, children, command, eventually
 
 _TOKEN = "a-token-of-my-own"
 
@@ -301,10 +303,41 @@ def test_each_directory_has_a_secret_of_its_own(tmp_path: Path) -> None:
     assert embedded.kept_secret(tmp_path / "a") != embedded.kept_secret(tmp_path / "b")
 
 
+_PLAN: Plan = {
+    "program": "",
+    "data_dir": "",
+    "port": 0,
+    "user": "root",
+    "password": "memphis",
+    "lock": 0,
+    "sync_seconds": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval", "always"), [(0.0, 120.0, True), (0.25, 0.25, False), (600, 600, False)]
+)
+def test_messages_are_synced_to_the_disk_as_the_setting_says(
+    tmp_path: Path, seconds: float, interval: float, always: bool
+) -> None:
+    """nats-server itself tells what it has understood."""
+    server = NatsServer(tmp_path)
+    (tmp_path / "nats.conf").write_text(
+        f"{embedded_server.configuration({**_PLAN, 'data_dir': str(tmp_path), 'sync_seconds': seconds})}\n"
+        f"port: {server.port}\nlog_file: '{tmp_path}/nats.log'\n{MONITOR}\n"
+    )
+    server.start()
+    try:
+        config = monitor(server, "/jsz?config=true")["config"]
+    finally:
+        server.stop()
+    assert (config["sync_interval"] / 1e9, config.get("sync_always", False)) == (interval, always)
+
+
 def _supervisor(data_dir: Path, program: Path) -> subprocess.Popen[bytes]:
     """The supervisor with a program in place of nats-server."""
     data_dir.mkdir()
-    plan = {"program": str(program), "data_dir": str(data_dir), "port": 0, "user": "u", "password": "p", "lock": 2}
+    plan = {**_PLAN, "program": str(program), "data_dir": str(data_dir), "lock": 2}
     with (data_dir / "said").open("wb") as said:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "proxy.brokers.embedded_server"], stdin=subprocess.PIPE, stderr=said

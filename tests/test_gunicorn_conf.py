@@ -303,6 +303,17 @@ def test_each_kind_of_worker_starts_and_stops(standin: Callable[..., Gateway], w
     assert re.findall(r"^(?:start|stop)\b", gateway.output(), re.M) == ["start", "stop"]
 
 
+@pytest.mark.parametrize("worker", ["proxy.server.Worker", "gevent", "gthread"])
+def test_a_worker_that_can_produce_no_more_is_replaced(standin: Callable[..., Gateway], worker: str) -> None:
+    """The application says so when it is asked; the worker ends as if it had been told to."""
+    gateway = standin({"GUNICORN_WORKER_CLASS": worker}).start()
+    before = _ask(gateway, "/useless")["pid"]
+    eventually(lambda: not alive(before) and _ask(gateway)["pid"] != before, 15)
+    assert f"worker {before} can produce no more, and is replaced" in gateway.output()
+    gateway.stop()
+    assert re.findall(r"^(?:start|stop)\b", gateway.output(), re.M) == ["start", "stop"] * 2
+
+
 @pytest.fixture
 def unwritable() -> Iterator[Path]:
     """A directory where the gateway's user may read and not write."""

@@ -35,15 +35,12 @@ class AtomicDelivery(Delivery):
         self._take_reply_subject(session)
         try:
             too_large = session.publish_atomic(self)
+            if too_large is None:
+                self._flying[0] = self._loop.time()
+                return
+            raise TooLarge(f"message {too_large} is larger than the {session.max_payload} bytes of the broker")
         except GatewayError as error:
-            self._settle(0, error)
-            return
-        if too_large is None:
-            self._flying[0] = self._loop.time()
-        else:
-            self._settle(
-                0, TooLarge(f"message {too_large} is larger than the {session.max_payload} bytes of the broker")
-            )
+            self._settle(0, self._truthful(0, error))  # an earlier attempt may have been taken
 
     def _take_reply_subject(self, session: Session) -> None:
         """Another one for each attempt: each message of a refused batch may have an answer, and some come late."""

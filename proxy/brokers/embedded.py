@@ -104,6 +104,7 @@ def start(config: Config) -> EmbeddedBroker:
             "port": 0 if config.embedded_port == config.http_port else config.embedded_port,
             "user": config.root_user,
             "password": config.connection_token,
+            "sync_seconds": config.sync_interval_seconds,
             "lock": lock,
         }
         return EmbeddedBroker(data_dir, *_spawn(json.dumps(plan), lock))

@@ -35,13 +35,16 @@ ports_file_dir: {data_dir}
 log_file: {log_file}
 logfile_size_limit: 10MB
 logfile_max_num: 4
-jetstream {{ store_dir: {data_dir} }}
+jetstream {{ store_dir: {data_dir}, sync_interval: {sync} }}
 authorization {{ user: {user}, password: {password} }}
 """
 
 
 class Plan(TypedDict):
-    """What the master says: the program, absolute data directory, port (0: any), log-on and the lock's descriptor."""
+    """What the master says: the program, absolute data directory, port (0: any), log-on, the lock's descriptor.
+
+    `sync_seconds` is how often messages are synced to the disk; 0: each before its ack.
+    """
 
     program: str
     data_dir: str
@@ -49,6 +52,7 @@ class Plan(TypedDict):
     user: str
     password: str
     lock: int
+    sync_seconds: float
 
 
 def main() -> None:
@@ -140,6 +144,7 @@ def configuration(plan: Plan) -> str:
         log_file=_quoted(f"{data_dir}/nats-server.log"),
         user=_quoted(plan["user"]),
         password=_quoted(plan["password"]),
+        sync=f'"{plan["sync_seconds"]:.3f}s"' if plan["sync_seconds"] else "always",
     )
 
 

@@ -63,7 +63,13 @@ class JetStream:
         except BaseException:
             await connection.close()
             raise
-        return self.session(connection, self._config)
+        return self.session(connection, self._config, lambda: self._ask_limit(url, credentials))
+
+    async def _ask_limit(self, url: str, credentials: Credentials) -> int:
+        """The largest message that this server takes now: it says so at the beginning of a connection only."""
+        connection = await connect(url, self._user(credentials), self._options, self._seconds)
+        await connection.close()
+        return connection.max_payload
 
     async def _open(self, url: str, credentials: Credentials) -> Connection:
         return await connect(url, self._user(credentials), self._options, self._seconds)

@@ -140,7 +140,8 @@ class Delivery:
         self._flying.update(dict.fromkeys(unsettled, self._loop.time()))
         for index in session.publish(self, unsettled, grouped):
             del self._flying[index]
-            self._settle(index, TooLarge(f"the broker takes messages of at most {session.max_payload} bytes"))
+            refusal = TooLarge(f"the broker takes messages of at most {session.max_payload} bytes")
+            self._settle(index, self._truthful(index, refusal))  # an earlier attempt was not too large
 
     def _repeat(self, grouped: bool = False) -> None:
         """Sends again what was refused for now, and what was left unanswered while the station knows its id.
@@ -297,13 +298,17 @@ class Delivery:
         self._again.add(index)
 
     async def _compare(self, index: int, sequence: int, ack: Ack) -> None:
-        """The broker knows the sender's key: it must belong to the same bytes."""
-        if self.session is None:
-            return
+        """The broker knows the sender's key: it must belong to the same bytes.
+
+        While that cannot be seen it may be another message that is stored: the repeat will be a duplicate again, and
+        compared again.
+        """
         try:
+            if self.session is None:
+                raise BrokerAway
             payload = await self.session.stored(self.station, self.messages[index], sequence)
         except GatewayError:
-            self._settle(index, AckTimeout())  # it may be the other message that is stored
+            self._again.add(index)
             return
         same = payload is None or payload == self.messages[index].payload
         self._settle(index, ack if same else KeyReused())

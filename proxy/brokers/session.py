@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Sta
 from proxy.messages import UNKNOWN, Demand, Message, Station, Unknown
 
 ATOMIC_SINCE = (2, 12)
+LIMIT_MEMORY_SECONDS = 2.0
 WINDOW_MEMORY_SECONDS = 60.0  # an operator may shorten it meanwhile
 MAX_KNOWN_STATIONS = 10_000
 NAME_IN_USE = 10058
@@ -68,15 +69,21 @@ class Got(msgspec.Struct):
 
 
 class Session:
-    """One broker connection as one user: publishes, and knows what it has learnt about stations."""
+    """One broker connection as one user: publishes, and knows what it has learnt about stations.
+
+    `ask_limit` tells how large a message the server takes by now.
+    """
 
     id_name = "Nats-Msg-Id"
     marks: tuple[tuple[str, str], ...] = ()  # headers of ours that every message has
 
-    def __init__(self, connection: Connection, config: Config) -> None:
+    def __init__(self, connection: Connection, config: Config, ask_limit: Callable[[], Awaitable[int]]) -> None:
         self.connection = connection
+        self.max_payload = connection.max_payload
+        self._ask_limit = ask_limit
         self._config = config
         self._loop = asyncio.get_running_loop()
+        self._limit_asked_at = self._loop.time()
         self._windows: dict[str, tuple[float | None, float]] = {}
         self._ensuring: dict[str, asyncio.Task[bool]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -90,11 +97,6 @@ class Session:
     def alive(self) -> bool:
         """Whether messages can be sent."""
         return self.connection.alive
-
-    @property
-    def max_payload(self) -> int:
-        """Most bytes of headers and payload that the broker takes in a message."""
-        return self.connection.max_payload
 
     @property
     def proved_at(self) -> float:
@@ -142,7 +144,7 @@ class Session:
 
     def _portion(self, delivery: Delivery, indexes: Iterable[int]) -> tuple[Portion, list[int]]:
         """The messages encoded, and which of them are too large."""
-        limit, messages = self.connection.max_payload, delivery.messages
+        limit, messages = self.max_payload, delivery.messages
         fit, pieces, too_large = list[int](), list[tuple[bytes, bytes]](), list[int]()
         pairs, before, after = None, b"", b""
         for index in indexes:
@@ -156,6 +158,7 @@ class Session:
                 pieces.append((head, message.payload))
             else:
                 too_large.append(index)
+                self._doubt_limit()
         return Portion(delivery, fit, pieces), too_large
 
     def publish_atomic(self, delivery: AtomicDelivery) -> int | None:
@@ -171,7 +174,8 @@ class Session:
         for number, message in enumerate(delivery.messages, 1):
             head = frames.headers(self.id_name, message.key, message.headers)
             head = frames.atomic(head, batch, number, number == last)
-            if len(head) + len(message.payload) > connection.max_payload:
+            if len(head) + len(message.payload) > self.max_payload:
+                self._doubt_limit()
                 return number - 1
             pieces.append(frames.publish(subject, reply, head, message.payload))
         connection.send(delivery, 0, delivery.token, subject, b"".join(pieces), last)
@@ -234,6 +238,15 @@ class Session:
         for task in self._tasks:
             task.cancel()
         await self.connection.close()
+
+    def _doubt_limit(self) -> None:
+        """Asks whether the server takes more by now, which it does not tell its clients; every two seconds at most."""
+        if self._loop.time() - self._limit_asked_at >= LIMIT_MEMORY_SECONDS:
+            self._limit_asked_at = self._loop.time()
+            self._do(self._learn_limit())
+
+    async def _learn_limit(self) -> None:
+        self.max_payload = await self._ask_limit()
 
     async def _ask_window(self, station: Station) -> None:
         seconds = self._config.duplicate_window_seconds

@@ -77,6 +77,17 @@ def test_a_message_too_large_for_the_broker_refuses_all(server: NatsServer, prod
     assert Operator(server).count("orders") == 1
 
 
+def test_a_limit_that_is_lowered_meanwhile_leaves_it_open(server: NatsServer, producer: Producer) -> None:
+    """The broker ends the session of who exceeds it, and so answers no attempt; a repeat is refused, and not sent."""
+    produce(producer, [b"x"])
+    server.config("max_payload: 512")
+    server.reload()
+    batch = [b"a", b"L" * 1000]
+    assert facts(refusal(producer, batch)) == ("AckTimeout", "unknown", "with-key")
+    assert facts(refusal(producer, batch)) == ("TooLarge", "no", "never")
+    assert Operator(server).count("orders") == 1
+
+
 def test_a_stream_without_atomic_batches_is_named_as_the_reason(server: NatsServer, producer: Producer) -> None:
     """400, and nothing is stored one by one."""
     operator = Operator(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from proxy.config import Config
+from proxy.errors import TooLarge
 from proxy.messages import Ack, station_named
 from proxy.producer import Producer
 from tests.brokers.tools import (
@@ -212,11 +214,38 @@ def test_a_sealed_station_refuses(server: NatsServer, operator: Operator, produc
     assert "sealed" in error.message
 
 
+def sessions_of_root(server: NatsServer) -> list[int]:
+    """The numbers of the connections that `root` has."""
+    return [connection["cid"] for connection in connections(server) if connection["authorized_user"] == "root"]
+
+
+@pytest.mark.slow
+def test_a_limit_that_is_raised_meanwhile_counts(server: NatsServer, started: Producer, operator: Operator) -> None:
+    """The broker tells new connections alone; the gateway asks by one, and keeps the session that it has."""
+    big = b"L" * 5000
+    assert facts(failure(started.single, ROOT, ORDERS, big, ())) == ("TooLarge", "no", "never")
+    server.config(f"{MONITOR}\nmax_payload: 8192")
+    server.reload()
+    before = sessions_of_root(server)
+
+    def stored() -> bool:
+        with contextlib.suppress(TooLarge):
+            return isinstance(started.single(ROOT, ORDERS, big, ()), Ack)
+        return False
+
+    eventually(stored, 10)
+    eventually(lambda: before == sessions_of_root(server))
+    assert operator.payloads("orders") == [big]
+
+
 def test_a_limit_that_is_lowered_meanwhile_counts(server: NatsServer, started: Producer, operator: Operator) -> None:
-    """The broker ends the session of who exceeds it; the message is refused, those beside it are stored."""
+    """The broker ends the session of who exceeds it. The attempt was not answered, so it is open what became of it;
+    those beside it are stored, and a repeat is refused.
+    """
     started.single(ROOT, ORDERS, b"before", ())
     server.config(f"{MONITOR}\nmax_payload: 512")
     server.reload()
     error = failure(lambda: started.batch(ROOT, ORDERS, [b"1", b"L" * 1000, b"3"], ()))
-    assert outcomes(error) == [(1, 413, "no")]
+    assert outcomes(error) == [(1, 504, "unknown")]
+    assert facts(failure(started.single, ROOT, ORDERS, b"L" * 1000, ())) == ("TooLarge", "no", "never")
     assert operator.payloads("orders") == [b"before", b"1", b"3"]

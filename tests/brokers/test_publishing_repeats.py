@@ -289,3 +289,19 @@ def test_a_known_key_that_cannot_be_compared_now_is_left_open(fake: Fakes, produ
 
     error = failure(producing(fake(answer)).single, ROOT, ORDERS, b"x", (), "key")
     assert facts(error) == ("AckTimeout", "unknown", "with-key")
+
+
+def test_a_known_key_is_compared_when_the_connection_has_come_back(fake: Fakes, producing: Producing) -> None:
+    """A connection that ends meanwhile is a fault like others: nobody notices."""
+    asked = []
+
+    def answer(server: FakeNats, message: Published) -> bytes:
+        if not message.subject.startswith("$JS.API.STREAM.MSG.GET."):
+            return ack(message, more=',"duplicate":true')
+        asked.append(message.connection)
+        if len(asked) == 1:
+            raise ConnectionError
+        return reply(message, b'{"message":{"data":"eA=="}}')
+
+    assert producing(fake(answer)).single(ROOT, ORDERS, b"x", (), "key") == Ack(1, None)
+    assert asked == [FIRST, FIRST + 1]
