@@ -67,7 +67,7 @@ class JetStream:
 
     async def _ask_limit(self, url: str, credentials: Credentials) -> int:
         """The largest message that this server takes now: it says so at the beginning of a connection only."""
-        connection = await connect(url, self._user(credentials), self._options, self._seconds)
+        connection = await self._open(url, credentials)
         await connection.close()
         return connection.max_payload
 

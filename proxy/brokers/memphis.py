@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -73,8 +73,8 @@ class MemphisSession(Session):
 
     id_name = "msg-id"
 
-    def __init__(self, connection: MemphisConnection, config: Config) -> None:
-        super().__init__(connection, config)
+    def __init__(self, connection: MemphisConnection, config: Config, ask_limit: Callable[[], Awaitable[int]]) -> None:
+        super().__init__(connection, config, ask_limit)
         connection_id, _, user = connection.client_name.partition("::")
         self.client = control.Client(user, connection_id)
         self._broker = connection
