@@ -20,6 +20,9 @@ class Edge:
         """Headers and body."""
         return [], message.encode()
 
+    def again_for(self, environ: dict[str, Any]) -> None:
+        """Nothing is served without WSGI."""
+
 
 class Stations:
     """What stands in `extensions["stations"]`; it tells its calls on standard output."""

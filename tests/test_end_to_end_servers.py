@@ -142,13 +142,11 @@ def test_with_a_broker_elsewhere_nothing_is_written(
     assert Operator(broker).payloads("read-only") == [b"{}"]
 
 
-def test_a_kind_of_broker_that_is_not_there_yet_stops_the_start(
-    gateway: Callable[..., Gateway], settings: dict[str, str]
-) -> None:
+def test_an_unknown_kind_of_broker_stops_the_start(gateway: Callable[..., Gateway], settings: dict[str, str]) -> None:
     """With one line that names the setting."""
-    running = gateway({**settings, "BROKER_URL": "memphis://127.0.0.1:6666"}).start(ready=False)
-    assert running.wait() == 3
-    assert "stations: BROKER_URL must be nats:// or tls://" in running.output()
+    running = gateway({**settings, "BROKER_URL": "kafka://127.0.0.1:9092"}).start(ready=False)
+    assert running.wait() == 1
+    assert "stations: BROKER_URL must be" in running.output()
     assert "Traceback" not in running.output()
 
 
@@ -183,7 +181,7 @@ def test_gunicorn_prints_no_token(gateway: Callable[..., Gateway], settings: dic
     running = gateway(settings).start()
     secrets = _use_tokens_everywhere(running.host)
     running.stop()
-    assert running.output().count('"event": "request"') > 25
+    assert running.output().count('"event":"request"') > 25
     assert not [secret for secret in secrets if secret in running.output()]
     assert settings["JWT_SECRET"] not in running.output()
 
@@ -192,6 +190,6 @@ def test_flask_prints_no_token(tmp_path: Path, settings: dict[str, str]) -> None
     """Its development server quotes each request line."""
     with FlaskServer(tmp_path, settings) as flask:
         secrets = _use_tokens_everywhere(flask.host)
-    assert flask.output().count('"event": "request"') > 25
+    assert flask.output().count('"event":"request"') > 25
     assert not [secret for secret in secrets if secret in flask.output()]
     assert settings["JWT_SECRET"] not in flask.output()

@@ -20,7 +20,7 @@ from proxy.messages import station_named
 )
 def test_names_of_stations_are_lower_case_and_dots_become_hashes(text: str, name: str, internal: str) -> None:
     """One station has one name, whatever the case of the letters, and one name at the broker."""
-    assert station_named(text) == (name, internal)
+    assert station_named(text)[:2] == (name, internal)
 
 
 @pytest.mark.parametrize(
