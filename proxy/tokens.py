@@ -32,6 +32,7 @@ ALGORITHM = "HS256"
 PARTY = "stations"  # issuer and audience
 FAMILY_SECONDS = 30 * 86_400
 MAX_TOKEN_BYTES = 8190  # no longer one fits a request header
+LEEWAY_SECONDS = 5  # by which the clock of the replica that issued a token may be ahead of ours
 MAX_REMEMBERED = 8192
 
 _FAMILY = re.compile(r"[\w-]{1,64}\.\d{1,12}", re.ASCII)
@@ -102,6 +103,7 @@ class Tokens:
             JWT_DECODE_ALGORITHMS=[ALGORITHM],
             JWT_DECODE_AUDIENCE=PARTY,
             JWT_DECODE_ISSUER=PARTY,
+            JWT_DECODE_LEEWAY=LEEWAY_SECONDS,
             JWT_TOKEN_LOCATION=["headers"],
         )
         manager = JWTManager(app)
@@ -181,6 +183,8 @@ class Tokens:
                 raise InvalidTokenError(f"claim {name} is absent or of another type")
         if not _FAMILY.fullmatch(claims["fam"]):
             raise InvalidTokenError("claim fam is of another form")
+        if claims["exp"] <= time.time():  # PyJWT's leeway is for `iat` and `nbf`, and would count here too
+            raise InvalidTokenError("expired")
         return self._key(header.get("kid"), claims["type"]).signing
 
     def _key(self, key_id: Any, kind: str) -> Key:
