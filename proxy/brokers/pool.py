@@ -22,6 +22,7 @@ from proxy.credentials import Credentials
 from proxy.errors import (
     BrokerAway,
     BrokerRefused,
+    Forbidden,
     GatewayError,
     Internal,
     Overloaded,
@@ -35,6 +36,7 @@ TICK_SECONDS = 0.25
 RETRY_SECONDS = 0.5
 REFUSAL_SECONDS = 0.51  # half a second at least: the loop's clock counts in milliseconds
 AWAY_MEMORY_SECONDS = 15.0
+REFUSED_MEMORY_SECONDS = 3.0  # a token outlives its user's removal; each message must not cost a connection
 
 
 class Link:
@@ -57,6 +59,7 @@ class Pool:
     def __init__(self, broker: Broker, config: Config, notice: Notice = lambda event, **fields: None) -> None:
         self._broker, self._config, self._notice = broker, config, notice
         self._links: OrderedDict[Identity, Link] = OrderedDict()
+        self._refused: dict[Identity, tuple[float, GatewayError]] = {}  # until when, why; no more than `MAX_SESSIONS`
         self._tasks: set[asyncio.Task[Any]] = set()
         self._logons = 0
         self._away_since: float | None = None
@@ -125,6 +128,7 @@ class Pool:
         except Unauthorized:
             await asyncio.sleep(started + REFUSAL_SECONDS - self._loop.time())
             raise
+        self._refused.pop(credentials.identity, None)
         link = self._links.get(credentials.identity) or self._try_link(credentials)
         if link is None or link.session is not None or self._closed:
             self._do(session.close())
@@ -261,11 +265,24 @@ class Pool:
     def _link(self, credentials: Credentials) -> Link:
         link = self._links.get(credentials.identity)
         if link is None:
+            self._raise_refusal(credentials.identity)
             link = self._try_link(credentials)
             if link is None:
                 raise Overloaded("all broker sessions of this worker are in use (MAX_SESSIONS); try again shortly")
         self._links.move_to_end(credentials.identity)
         return link
+
+    def _remember_refusal(self, identity: Identity, error: GatewayError) -> None:
+        self._refused.pop(identity, None)
+        if len(self._refused) >= self._config.max_sessions:  # the oldest goes
+            del self._refused[next(iter(self._refused))]
+        self._refused[identity] = self._loop.time() + REFUSED_MEMORY_SECONDS, error
+
+    def _raise_refusal(self, identity: Identity) -> None:
+        """Raises what the broker has told this user a moment ago."""
+        until, error = self._refused.get(identity, (0.0, None))
+        if error is not None and self._loop.time() < until:
+            raise type(error)(error.message)
 
     def _try_link(self, credentials: Credentials) -> Link | None:
         """A new place in the pool; the one unused longest gives way when there is none."""
@@ -338,7 +355,10 @@ class Pool:
         """The broker does not take this user: so is told to everyone who waits for the session."""
         if link.session is not None:  # a log-on has brought one meanwhile
             return
-        self._links.pop(link.credentials.identity, None)
+        identity = link.credentials.identity
+        self._links.pop(identity, None)
+        if isinstance(error, Unauthorized | Forbidden):
+            self._remember_refusal(identity, error)
         for delivery in list(link.deliveries):
             delivery.refuse(error)
 
