@@ -53,7 +53,7 @@ class Producer:
         self._lock = threading.Lock()
         self._stopped = False
         self._pool: Pool
-        self._keys: KeyMaker
+        self._keys = KeyMaker(config.jwt_secret)
         self._gathering: Gathering
         self._bridge: Bridge | None = None
         self._checking = threading.RLock()  # `check` may be what starts, and the start checks
@@ -66,7 +66,6 @@ class Producer:
         with self._lock:
             if self._bridge is not None or self._stopped:
                 return
-            self._keys = KeyMaker(self._config.jwt_secret)
             config = self._config
             # Made here, as it imports the broker's module: imports take locks, which the loop's thread must not.
             self._pool = Pool(open_broker(config, self._notice), config, self._notice)
@@ -210,8 +209,8 @@ class Producer:
         `manner` "together" lets messages travel in groups; sequences are not told then. `key` is the sender's
         de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
         """
-        bridge = self._running()
         own = key or self._keys.own(station.name)
+        bridge = self._producing(key, own)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         try:
@@ -260,8 +259,8 @@ class Producer:
 
         With `manner` "atomic" all are stored or none, and what is raised is the one reason.
         """
-        bridge = self._running()
         own = key or self._keys.own(station.name)
+        bridge = self._producing(key, own)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         ids = atomic_ids if manner == "atomic" else element_ids
         messages = [
@@ -279,6 +278,13 @@ class Producer:
             failed = BatchFailed(len(results), failures)
             raise failed if key else with_key(failed, own)
         return [result for result in results if isinstance(result, Ack)]
+
+    def _producing(self, key: str, own: str) -> Bridge:
+        """The bridge for a produce; who gets none is told the key as well, with which to come again."""
+        try:
+            return self._running()
+        except GatewayError as error:
+            raise error if key else with_key(error, own) from None
 
     def _store(
         self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message], manner: Manner
