@@ -18,6 +18,7 @@ from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import (
     AckTimeout,
+    BadBody,
     BadStationName,
     BatchFailed,
     BrokerAway,
@@ -255,10 +256,13 @@ class Producer:
         key: str = "",
         manner: Manner = "apart",
     ) -> list[Ack]:
-        """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored.
+        """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored, `BadBody`
+        when there are none.
 
         With `manner` "atomic" all are stored or none, and what is raised is the one reason.
         """
+        if not payloads:
+            raise BadBody("the batch has no messages")
         own = key or self._keys.own(station.name)
         bridge = self._producing(key, own)
         namespace = self._keys.namespace(credentials.account, credentials.user)

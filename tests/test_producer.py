@@ -123,6 +123,12 @@ def test_a_producer_that_has_stopped_tells_the_key_to_repeat_with(
         assert not failure(produce, "mine").fields
 
 
+def test_a_batch_without_messages_is_refused(server: NatsServer, producer: Producers) -> None:
+    """In words, also where a program hands it over and no body was judged before."""
+    error = failure(producer(settings(server.url)).batch, ROOT, ORDERS, [], ())
+    assert (error.status, error.message) == (400, "the batch has no messages")
+
+
 def test_stopping_says_how_many_messages_it_left(server: NatsServer, producer: Producers, submit: Submit) -> None:
     """In the log; senders are told that these may be stored."""
     started = producer(settings(server.url))
