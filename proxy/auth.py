@@ -34,7 +34,8 @@ def authenticate() -> Response:
     credentials = _credentials(fields)
     request.environ["stations.user"] = credentials.user
     extension = the_stations()
-    extension.producer.log_on(credentials)
+    with extension.limits.log_on(request.environ.get("REMOTE_ADDR", ""), credentials):
+        extension.producer.log_on(credentials)
     lifetimes = fields["token_expiry_in_minutes"], fields["refresh_token_expiry_in_minutes"]
     return _answer(extension.tokens.issue(credentials, *lifetimes))
 
@@ -44,10 +45,12 @@ def refresh() -> Response:
     """Issues new tokens for a refresh token, whose credentials the broker must still take."""
     _limit_body()
     fields = schemas.load(_REFRESH, _fields() if request.get_data() else {})
-    caller = _refresher(fields["jwt_refresh_token"] or "")
-    request.environ["stations.user"] = caller.credentials.user
     extension = the_stations()
-    extension.producer.log_on(caller.credentials)
+    # Not counted for the user: whoever guesses at a user's token must not keep out those who have logged on.
+    with extension.limits.log_on(request.environ.get("REMOTE_ADDR", "")):
+        caller = _refresher(fields["jwt_refresh_token"] or "")
+        request.environ["stations.user"] = caller.credentials.user
+        extension.producer.log_on(caller.credentials)
     lifetimes = fields["token_expiry_in_minutes"], fields["refresh_token_expiry_in_minutes"]
     return _answer(extension.tokens.issue(caller.credentials, *lifetimes, family=caller.family))
 

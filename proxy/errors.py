@@ -24,6 +24,7 @@
         ├── UnsupportedMediaType    415
         ├── KeyReused               422  the Idempotency-Key belongs to another message
         ├── RateLimited             429
+        │   └── TooManyStations          this user has created as many as it may, for now
         ├── HeadersTooLarge         431
         ├── Internal                500  unexpected; the log has the details
         ├── Unavailable             503
@@ -228,16 +229,36 @@ class KeyReused(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """More requests than this sender may make. `retry_after` is in seconds."""
+    """More requests than this sender may make. `retry_after` is in seconds.
+
+    `policy` is what it may make, in the form of the header field `RateLimit-Policy`; of one such policy nothing is left
+    (draft-ietf-httpapi-ratelimit-headers-10).
+    """
 
     status = 429
     repeat = "safe"
-    retry_after = 1
     default = "too many requests; try again later"
 
+    def __init__(self, message: str = "", *, retry_after: int = 1, policy: str = "") -> None:
+        super().__init__(message)
+        self.retry_after, self.policy = retry_after, policy
+
     def headers(self) -> Headers:
-        """When to come back."""
-        return [("Retry-After", str(self.retry_after))]
+        """When to come back, and of what there was too much."""
+        headers = [("Retry-After", str(self.retry_after))]
+        if self.policy:
+            name = self.policy.partition(";")[0]
+            headers += [("RateLimit-Policy", self.policy), ("RateLimit", f"{name};r=0;t={self.retry_after}")]
+        return headers
+
+
+class TooManyStations(RateLimited):
+    """The station is absent, and this user has created as many stations as it may in a minute."""
+
+    default = "there is no such station, and this user has created as many as it may for now; try again in a minute"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, retry_after=60)
 
 
 class HeadersTooLarge(GatewayError):
@@ -348,7 +369,7 @@ class BatchFailed(GatewayError):
 def _batch_status(total: int, errors: list[GatewayError]) -> int:
     """One status for many errors: the one that all messages share, else 504 before 503 before 400."""
     statuses = {error.status for error in errors}
-    if len(errors) == total and len(statuses) == 1 and statuses & {401, 403, 404, 413, 503}:
+    if len(errors) == total and len(statuses) == 1 and statuses & {401, 403, 404, 413, 429, 503}:
         return statuses.pop()
     if any(error.stored == "unknown" for error in errors):
         return 504

@@ -60,6 +60,7 @@ TRUTH = {
     "UnsupportedMediaType": (415, "no", "never"),
     "KeyReused": (422, "no", "never"),
     "RateLimited": (429, "no", "safe"),
+    "TooManyStations": (429, "no", "safe"),
     "HeadersTooLarge": (431, "no", "never"),
     "Internal": (500, "unknown", "with-key"),
     "Unavailable": (503, "no", "safe"),
