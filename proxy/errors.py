@@ -22,6 +22,7 @@
         ├── LengthRequired          411
         ├── TooLarge                413  body, message or batch
         ├── UnsupportedMediaType    415
+        │   └── UnsupportedEncoding      a Content-Encoding that is not undone here
         ├── KeyReused               422  the Idempotency-Key belongs to another message
         ├── RateLimited             429
         │   └── TooManyStations          this user has created as many as it may, for now
@@ -219,6 +220,16 @@ class UnsupportedMediaType(GatewayError):
     """A content type that this route does not take."""
 
     status = 415
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    """A Content-Encoding that the gateway does not undo."""
+
+    default = "send the body as it is, or with Content-Encoding: gzip"
+
+    def headers(self) -> Headers:
+        """The encodings that are undone (RFC 9110 12.5.3)."""
+        return [("Accept-Encoding", "gzip")]
 
 
 class KeyReused(GatewayError):

@@ -58,6 +58,7 @@ TRUTH = {
     "LengthRequired": (411, "no", "never"),
     "TooLarge": (413, "no", "never"),
     "UnsupportedMediaType": (415, "no", "never"),
+    "UnsupportedEncoding": (415, "no", "never"),
     "KeyReused": (422, "no", "never"),
     "RateLimited": (429, "no", "safe"),
     "TooManyStations": (429, "no", "safe"),
