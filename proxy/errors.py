@@ -55,6 +55,14 @@ Repeat = Literal["never", "safe", "with-key"]
 Headers = list[tuple[str, str]]
 
 
+# Of answers that a browser may show: they are data and no page, of this moment, and their address may hold a token.
+DATA_ONLY: Headers = [
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+]
+
+
 class BadSetting(Exception):
     """A setting that the gateway cannot start with: `variable`, and what it must be."""
 
@@ -430,7 +438,7 @@ def to_response(
         body["error"] = error.message
         if error.status == HTTPStatus.UNAUTHORIZED or path.startswith("/auth"):
             body["message"] = Unauthorized.default if error.status == HTTPStatus.UNAUTHORIZED else error.message
-    headers = [("Content-Type", content_type), ("Cache-Control", "no-store"), *error.headers()]
+    headers = [("Content-Type", content_type), *DATA_ONLY, *error.headers()]
     return error.status, headers, encode(body)
 
 
