@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 
 import schemas
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, Unauthorized, UnsupportedMediaType, encode
+from proxy.errors import DATA_ONLY, BadBody, Unauthorized, UnsupportedMediaType, encode
 from proxy.extension import the_stations
 from proxy.shaping import check_json
 from proxy.tokens import Caller, Issued
@@ -62,10 +62,19 @@ def _limit_body() -> None:
 def _refresher(in_body: str) -> Caller:
     """The first of body, cookie and header that is a refresh token: old clients send an access token in the header."""
     header = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")[2].strip()
-    for token in (in_body, request.cookies.get(COOKIE, ""), header):
+    for token in (in_body, _in_cookie(), header):
         if token and (caller := the_stations().tokens.verify_refresh(token)):
             return caller
     raise Unauthorized
+
+
+def _in_cookie() -> str:
+    """The cookie, unless a page sends it that may not use it: one from elsewhere whose origin is not listed."""
+    origin, listed = request.environ.get("HTTP_ORIGIN"), the_stations().config.cors_origins
+    own = origin is None or origin.partition("://")[2] == request.host
+    if own or (origin in listed and "*" not in listed):
+        return request.cookies.get(COOKIE, "")
+    return ""
 
 
 def _fields() -> dict[str, Any]:
@@ -103,8 +112,7 @@ def _credentials(fields: dict[str, Any]) -> Credentials:
 
 
 def _answer(issued: Issued) -> Response:
-    response = Response(encode(_TOKENS.dump(issued)), mimetype="application/json")
-    response.headers["Cache-Control"] = "no-store"
+    response = Response(encode(_TOKENS.dump(issued)), headers=DATA_ONLY, mimetype="application/json")
     response.set_cookie(
         COOKIE,
         issued.refresh,
