@@ -24,6 +24,7 @@ from flask import Flask, signals
 from flask.sessions import SecureCookieSessionInterface
 
 from proxy.edge import OK_HEADERS, ROUTE
+from proxy.errors import RateLimited
 from proxy.extension import OUTCOME, Plan, Proved, Stations
 from proxy.http1_repeats import Asker
 from proxy.messages import Ack
@@ -167,8 +168,12 @@ class Again:
             return False
         try:
             extension.limits.admit(self.address, self._caller.credentials)
+        except RateLimited:  # as the whole way finds too, and answers
+            return False
+        try:
             self._plan.post(body, self._settled, (asker, time.perf_counter(), len(body)))
-        except Exception:  # whatever it is, the whole way finds it too, counts once more, and answers
+        except Exception:  # whatever it is, the whole way finds it too, and answers
+            extension.limits.withdraw(self.address, self._caller.credentials)
             return False
         return True
 

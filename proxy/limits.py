@@ -52,6 +52,13 @@ class Limits:
         if self._user is not None and credentials is not None:
             self._user.take(self._name(credentials), "too many requests of this user")
 
+    def withdraw(self, address: str, credentials: Credentials) -> None:
+        """Takes back what `admit` has counted, of a request that is about to come to it once more."""
+        if self._address is not None and address:
+            self._address.give_back(_sender(address))
+        if self._user is not None:
+            self._user.give_back(self._name(credentials))
+
     @contextlib.contextmanager
     def log_on(self, address: str, credentials: Credentials | None = None) -> Iterator[None]:
         """Around a log-on: it is counted if it raises `Unauthorized`, and refused if too many did before.
@@ -102,6 +109,10 @@ class Quota:
         """Counts one. Raises `RateLimited` when it is one too many."""
         if not self._limiter.hit(self._item, sender):
             raise self.refusal(sender, message)
+
+    def give_back(self, sender: str) -> None:
+        """Counts one less."""
+        self._table.incr(self._item.key_for(sender), self.seconds, -1)
 
     def refusal(self, sender: str, message: str) -> RateLimited:
         """The error for a sender with nothing left, which says when it may come back."""

@@ -91,6 +91,15 @@ def test_accounts_of_a_broker_that_has_them_are_apart(clock: Clock) -> None:
     assert (_admitted(known, credentials=first), _admitted(known, credentials=second)) == (7, 7)
 
 
+def test_what_goes_another_way_is_counted_once(clock: Clock) -> None:
+    """A request that was admitted, and has to start anew, is not two."""
+    known = Limits(settings(RATE_LIMIT_PER_USER="3/second", RATE_LIMIT_PER_ADDRESS="3/second"), clock)
+    for _ in range(10):
+        known.admit(HERE, ALICE)
+        known.withdraw(HERE, ALICE)
+    assert _admitted(known, address=HERE, credentials=ALICE) == 3
+
+
 def test_a_sender_of_ipv6_is_a_network(clock: Clock) -> None:
     """One customer has 64 bits of addresses to choose from; an IPv4 address in IPv6 form stays the same."""
     known = Limits(settings(RATE_LIMIT_PER_ADDRESS="2/second"), clock)
@@ -321,6 +330,30 @@ def test_refreshes_that_fail_are_limited_by_address(make: Callable[..., Flask]) 
     headers = {"Authorization": "Bearer nonsense"}
     answers = [api.request("POST", "/auth/refreshToken", headers=headers) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["RATE_LIMIT_PER_USER", "RATE_LIMIT_PER_ADDRESS"])
+def test_heads_that_repeat_are_counted(gateway: Callable[..., Gateway], broker: NatsServer, setting: str) -> None:
+    """The shortest way that a request can go is limited as the others are."""
+    env = {"BROKER_URL": broker.url, "JWT_SECRET": "s" * 32, setting: "40/day", "AUTO_CREATE_STATIONS": "true"}
+    started = gateway({**env, "WEB_CONCURRENCY": "1"}).start()
+    station = f"repeating-{setting.lower().replace('_', '-')}"
+    with logged_on(started.host) as sender:
+        statuses = [sender.single(station, b"1").status for _ in range(60)]
+    allowed = 40 if setting == "RATE_LIMIT_PER_USER" else 39  # the log-on is a request too
+    assert statuses == [200] * allowed + [429] * (60 - allowed)
+    assert len(payloads(broker, station)) == allowed
+
+
+@pytest.mark.slow
+def test_bad_bodies_count_once_whichever_way_they_go(gateway: Callable[..., Gateway], broker: NatsServer) -> None:
+    """The shortest way leaves them to the whole one, which counts them."""
+    env = {"BROKER_URL": broker.url, "JWT_SECRET": "s" * 32, "RATE_LIMIT_PER_USER": "40/day", "WEB_CONCURRENCY": "1"}
+    started = gateway({**env, "AUTO_CREATE_STATIONS": "true"}).start()
+    with logged_on(started.host) as sender:
+        statuses = [sender.single("bad-bodies", b"{nope" if n % 2 else b"{}").status for n in range(50)]
+    assert statuses == [200, 400] * 20 + [429] * 10
 
 
 @pytest.mark.slow
