@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 
 import schemas
 from proxy.credentials import Credentials
-from proxy.errors import DATA_ONLY, BadBody, Unauthorized, UnsupportedMediaType, encode
+from proxy.errors import DATA_ONLY, BadBody, Overloaded, Unauthorized, UnsupportedMediaType, encode
 from proxy.extension import the_stations
 from proxy.shaping import check_json
 from proxy.tokens import Caller, Issued
@@ -50,9 +50,36 @@ def refresh() -> Response:
     with extension.limits.log_on(request.environ.get("REMOTE_ADDR", "")):
         caller = _refresher(fields["jwt_refresh_token"] or "")
         request.environ["stations.user"] = caller.credentials.user
+        extension.producer.check_revocations()  # else a family that was logged out could go on here
         extension.producer.log_on(caller.credentials)
     lifetimes = fields["token_expiry_in_minutes"], fields["refresh_token_expiry_in_minutes"]
     return _answer(extension.tokens.issue(caller.credentials, *lifetimes, family=caller.family))
+
+
+@bp.delete("/tokens")
+def log_out() -> Response:
+    """Revokes the family of the token: neither it nor any made from it is taken any more, by whatever replica."""
+    _limit_body()
+    fields = schemas.load(_REFRESH, _fields() if request.get_data() else {})
+    caller = _leaver(fields["jwt_refresh_token"] or "")
+    extension = the_stations()
+    extension.admit(request.environ, caller)
+    if not extension.tokens.can_revoke:
+        raise Overloaded("as many log-outs are remembered as there is room for; this token ends by itself")
+    extension.producer.revoke(caller.family, extension.tokens.end_of(caller))
+    response = Response(encode({"error": None, "success": True}), headers=DATA_ONLY, mimetype="application/json")
+    response.delete_cookie(COOKIE, path="/auth", secure=request.is_secure, httponly=True, samesite="Strict")
+    return response
+
+
+def _leaver(in_body: str) -> Caller:
+    """The first of header, body and cookie that is a token of ours, access or refresh."""
+    tokens = the_stations().tokens
+    header = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")[2].strip()
+    for token in (header, in_body, _in_cookie()):
+        if token and (caller := tokens.verify_any(token)):
+            return caller
+    raise Unauthorized
 
 
 def _limit_body() -> None:

@@ -62,8 +62,9 @@ class Config:
         "ROOT_USER",
         text,
         "",
-        "User that the gateway itself logs on as: readiness is judged by it, and it reads the schemas of stations for "
-        "users of its account who may not. Producing does not need it. The name of the embedded broker's user.",
+        "User that the gateway itself logs on as: readiness is judged by it, log-outs are kept by it, and it reads the "
+        "schemas of stations for users of its account who may not. Producing does not need it. The name of the "
+        "embedded broker's user.",
         shown="none (embedded: `root`)",
     )
     connection_token: str = _setting(

@@ -28,6 +28,7 @@
         │   └── TooManyStations          this user has created as many as it may, for now
         ├── HeadersTooLarge         431
         ├── Internal                500  unexpected; the log has the details
+        ├── LogOutOff               501  this gateway has nowhere to keep what was revoked
         ├── Unavailable             503
         │   ├── Overloaded               a bounded queue is full
         │   ├── Stopping                 this worker is on its way out
@@ -294,6 +295,13 @@ class Internal(GatewayError):
     stored = "unknown"
     repeat = "with-key"
     default = "something went wrong here; the gateway's log tells more under this request_id"
+
+
+class LogOutOff(GatewayError):
+    """Tokens cannot be revoked here; they end by themselves. The message says why."""
+
+    status = 501
+    default = "log-out is off"
 
 
 class Unavailable(GatewayError):

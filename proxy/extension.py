@@ -70,7 +70,7 @@ class Stations:
         self.config = config
         self.limits = Limits(config)
         self.tokens = Tokens(config)
-        self.producer = Producer(config)
+        self.producer = Producer(config, self.tokens.revoke)
         self.registrar = Registrar(self.producer, config.produce_timeout_seconds)
         root = Credentials(config.root_user, config.root_secret)
         self._seeding = Seeding(config.schema_dir, root, self.producer, self.registrar)

@@ -14,6 +14,7 @@ from proxy import checking, dead_letters, logs
 from proxy.bridge import Bridge
 from proxy.brokers import open_broker
 from proxy.brokers.pool import Pool
+from proxy.brokers.revocations import Heard
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import (
@@ -22,6 +23,7 @@ from proxy.errors import (
     BadStationName,
     BatchFailed,
     BrokerAway,
+    ChangeUnconfirmed,
     GatewayError,
     OpenBroker,
     Overloaded,
@@ -47,10 +49,14 @@ T = TypeVar("T")
 
 
 class Producer:
-    """Produces to stations as the users that callers name. One for each process; it starts after the fork."""
+    """Produces to stations as the users that callers name. One for each process; it starts after the fork.
 
-    def __init__(self, config: Config) -> None:
+    `revoked(ends)` is called, on another thread, with families of tokens that were revoked; see `Tokens.revoke`.
+    """
+
+    def __init__(self, config: Config, revoked: Heard = lambda ends: None) -> None:
         self._config = config
+        self._revoked = revoked
         self._lock = threading.Lock()
         self._stopped = False
         self._pool: Pool
@@ -69,7 +75,7 @@ class Producer:
                 return
             config = self._config
             # Made here, as it imports the broker's module: imports take locks, which the loop's thread must not.
-            self._pool = Pool(open_broker(config, self._notice), config, self._notice)
+            self._pool = Pool(open_broker(config, self._notice), config, self._notice, self._revoked)
             bridge = Bridge(
                 self._pool.open,
                 self._pool.close,
@@ -127,6 +133,22 @@ class Producer:
         bridge = self._running()
         try:
             bridge.run(self._pool.log_on, credentials, timeout=LOG_ON_SECONDS)
+        except GaveUp:
+            raise BrokerAway from None
+
+    def revoke(self, family: str, end: int) -> None:
+        """Ends a family of tokens everywhere. Raises `LogOutOff`, and what the broker, or its absence, says."""
+        bridge = self._running()
+        try:
+            bridge.run(self._pool.revocations.revoke, family, end, timeout=CHECK_SECONDS)
+        except GaveUp:
+            raise ChangeUnconfirmed from None
+
+    def check_revocations(self) -> None:
+        """Sees that this process knows what was revoked. Raises `BrokerAway`."""
+        bridge = self._running()
+        try:
+            bridge.run(self._pool.revocations.check, timeout=CHECK_SECONDS)
         except GaveUp:
             raise BrokerAway from None
 

@@ -43,7 +43,7 @@ LAYERS = [
     "proxy.brokers.kv proxy.brokers.memphis_connection",
     "proxy.brokers.schemas",
     "proxy.brokers.demands",
-    "proxy.brokers.readers proxy.brokers.session",
+    "proxy.brokers.readers proxy.brokers.revocations proxy.brokers.session",
     "proxy.brokers.syslog",
     "proxy.brokers.pool",
     "proxy.brokers.jetstream proxy.brokers.memphis_stations",

@@ -15,6 +15,7 @@ from proxy.brokers import Broker, Notice, Reply, Session
 from proxy.brokers.atomic import AtomicDelivery
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.readers import Identity, Readers
+from proxy.brokers.revocations import Heard, Revocations
 from proxy.brokers.syslog import Syslog
 from proxy.brokers.waiting import Waiting, Wish
 from proxy.config import Config
@@ -54,9 +55,19 @@ class Link:
 
 
 class Pool:
-    """The sessions of a worker, at most `MAX_SESSIONS`; idle ones give way to new ones."""
+    """The sessions of a worker, at most `MAX_SESSIONS`; idle ones give way to new ones.
 
-    def __init__(self, broker: Broker, config: Config, notice: Notice = lambda event, **fields: None) -> None:
+    `revoked` is told of families of tokens that were revoked, see `revocations`.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        config: Config,
+        notice: Notice = lambda event, **fields: None,
+        revoked: Heard = lambda ends: None,
+    ) -> None:
+        self.revocations = Revocations(broker, config, revoked, notice)
         self._broker, self._config, self._notice = broker, config, notice
         self._links: OrderedDict[Identity, Link] = OrderedDict()
         self._refused: dict[Identity, tuple[float, GatewayError]] = {}  # until when, why; no more than `MAX_SESSIONS`
@@ -74,6 +85,7 @@ class Pool:
         """Starts the clock; call it on the loop before anything else."""
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        await self.revocations.open()
 
     async def close(self) -> None:
         """Ends what is left, and closes all sessions."""
@@ -89,7 +101,8 @@ class Pool:
         closing = [session.close() for session in sessions]
         if self.syslog is not None:
             closing.append(self.syslog.close())
-        await asyncio.gather(*closing, self._readers.close(), *self._tasks, return_exceptions=True)
+        closing += [self._readers.close(), self.revocations.close()]
+        await asyncio.gather(*closing, *self._tasks, return_exceptions=True)
 
     def publish(
         self,
@@ -250,6 +263,7 @@ class Pool:
             return
         session = await self._broker.connect(Credentials(self._config.root_user, self._config.root_secret))
         self._do(session.close())
+        await self.revocations.check()
 
     async def _prove(self, credentials: Credentials) -> Session:
         if self._logons >= self._config.max_logons:
