@@ -37,7 +37,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.cli.add_command(commands.schemas)
     app.register_error_handler(Exception, _on_error)
     inner = Lane(app.wsgi_app, app, extension) if config.lane else app.wsgi_app
-    app.wsgi_app = extension.edge = Edge(inner, config)  # type: ignore[method-assign]
+    app.wsgi_app = extension.edge = Edge(inner, config, extension.limits)  # type: ignore[method-assign]
     return app
 
 

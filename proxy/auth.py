@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 
 import schemas
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, Unauthorized, UnsupportedMediaType, encode
+from proxy.errors import DATA_ONLY, BadBody, Overloaded, Unauthorized, UnsupportedMediaType, encode
 from proxy.extension import the_stations
 from proxy.shaping import check_json
 from proxy.tokens import Caller, Issued
@@ -34,7 +34,8 @@ def authenticate() -> Response:
     credentials = _credentials(fields)
     request.environ["stations.user"] = credentials.user
     extension = the_stations()
-    extension.producer.log_on(credentials)
+    with extension.limits.log_on(request.environ.get("REMOTE_ADDR", ""), credentials):
+        extension.producer.log_on(credentials)
     lifetimes = fields["token_expiry_in_minutes"], fields["refresh_token_expiry_in_minutes"]
     return _answer(extension.tokens.issue(credentials, *lifetimes))
 
@@ -44,12 +45,41 @@ def refresh() -> Response:
     """Issues new tokens for a refresh token, whose credentials the broker must still take."""
     _limit_body()
     fields = schemas.load(_REFRESH, _fields() if request.get_data() else {})
-    caller = _refresher(fields["jwt_refresh_token"] or "")
-    request.environ["stations.user"] = caller.credentials.user
     extension = the_stations()
-    extension.producer.log_on(caller.credentials)
+    # Not counted for the user: whoever guesses at a user's token must not keep out those who have logged on.
+    with extension.limits.log_on(request.environ.get("REMOTE_ADDR", "")):
+        caller = _refresher(fields["jwt_refresh_token"] or "")
+        request.environ["stations.user"] = caller.credentials.user
+        extension.producer.check_revocations()  # else a family that was logged out could go on here
+        extension.producer.log_on(caller.credentials)
     lifetimes = fields["token_expiry_in_minutes"], fields["refresh_token_expiry_in_minutes"]
     return _answer(extension.tokens.issue(caller.credentials, *lifetimes, family=caller.family))
+
+
+@bp.delete("/tokens")
+def log_out() -> Response:
+    """Revokes the family of the token: neither it nor any made from it is taken any more, by whatever replica."""
+    _limit_body()
+    fields = schemas.load(_REFRESH, _fields() if request.get_data() else {})
+    caller = _leaver(fields["jwt_refresh_token"] or "")
+    extension = the_stations()
+    extension.admit(request.environ, caller)
+    if not extension.tokens.can_revoke:
+        raise Overloaded("as many log-outs are remembered as there is room for; this token ends by itself")
+    extension.producer.revoke(caller.family, extension.tokens.end_of(caller))
+    response = Response(encode({"error": None, "success": True}), headers=DATA_ONLY, mimetype="application/json")
+    response.delete_cookie(COOKIE, path="/auth", secure=request.is_secure, httponly=True, samesite="Strict")
+    return response
+
+
+def _leaver(in_body: str) -> Caller:
+    """The first of header, body and cookie that is a token of ours, access or refresh."""
+    tokens = the_stations().tokens
+    header = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")[2].strip()
+    for token in (header, in_body, _in_cookie()):
+        if token and (caller := tokens.verify_any(token)):
+            return caller
+    raise Unauthorized
 
 
 def _limit_body() -> None:
@@ -59,10 +89,19 @@ def _limit_body() -> None:
 def _refresher(in_body: str) -> Caller:
     """The first of body, cookie and header that is a refresh token: old clients send an access token in the header."""
     header = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")[2].strip()
-    for token in (in_body, request.cookies.get(COOKIE, ""), header):
+    for token in (in_body, _in_cookie(), header):
         if token and (caller := the_stations().tokens.verify_refresh(token)):
             return caller
     raise Unauthorized
+
+
+def _in_cookie() -> str:
+    """The cookie, unless a page sends it that may not use it: one from elsewhere whose origin is not listed."""
+    origin, listed = request.environ.get("HTTP_ORIGIN"), the_stations().config.cors_origins
+    own = origin is None or origin.partition("://")[2] == request.host
+    if own or (origin in listed and "*" not in listed):
+        return request.cookies.get(COOKIE, "")
+    return ""
 
 
 def _fields() -> dict[str, Any]:
@@ -100,8 +139,7 @@ def _credentials(fields: dict[str, Any]) -> Credentials:
 
 
 def _answer(issued: Issued) -> Response:
-    response = Response(encode(_TOKENS.dump(issued)), mimetype="application/json")
-    response.headers["Cache-Control"] = "no-store"
+    response = Response(encode(_TOKENS.dump(issued)), headers=DATA_ONLY, mimetype="application/json")
     response.set_cookie(
         COOKIE,
         issued.refresh,

@@ -14,6 +14,7 @@ from typing import Any
 from proxy.errors import BadSetting
 from proxy.parsers import (
     Network,
+    Rate,
     bracketed,
     flag,
     host,
@@ -24,6 +25,7 @@ from proxy.parsers import (
     one_of,
     origins,
     patterns,
+    rate,
     readable_file,
     template,
     text,
@@ -60,8 +62,9 @@ class Config:
         "ROOT_USER",
         text,
         "",
-        "User that the gateway itself logs on as: readiness is judged by it, and it reads the schemas of stations for "
-        "users of its account who may not. Producing does not need it. The name of the embedded broker's user.",
+        "User that the gateway itself logs on as: readiness is judged by it, log-outs are kept by it, and it reads the "
+        "schemas of stations for users of its account who may not. Producing does not need it. The name of the "
+        "embedded broker's user.",
         shown="none (embedded: `root`)",
     )
     connection_token: str = _setting(
@@ -150,6 +153,23 @@ class Config:
         "MAX_BODY_BYTES", whole(1, 1 << 30), 8 << 20, "Largest request body in bytes; larger ones get 413 unread."
     )
     max_batch_messages: int = _setting("MAX_BATCH_MESSAGES", whole(1, 1_000_000), 10_000, "Most messages in one batch.")
+    rate_limit_per_address: Rate | None = _setting(
+        "RATE_LIMIT_PER_ADDRESS",
+        rate,
+        None,
+        "Most requests of one client address (of IPv6, one /64), as in `100/second`; 429 beyond. "
+        "Each worker allows its share.",
+        shown="none",
+    )
+    rate_limit_per_user: Rate | None = _setting(
+        "RATE_LIMIT_PER_USER", rate, None, "Most requests of one user, likewise; a batch is one request.", shown="none"
+    )
+    auth_failures_per_minute: int = _setting(
+        "AUTH_FAILURES_PER_MINUTE",
+        whole(1, 1_000_000),
+        30,
+        "Log-ons that may fail, by address and by user, before further ones get 429; each worker allows its share.",
+    )
     forward_headers: tuple[str, ...] = _setting(
         "FORWARD_HEADERS",
         patterns,
@@ -218,6 +238,12 @@ class Config:
         None,
         "Create an absent station at the first produce.",
         shown="off (embedded, `memphis://`: on)",
+    )
+    max_stations_created_per_minute: int = _setting(
+        "MAX_STATIONS_CREATED_PER_MINUTE",
+        whole(1, 1_000_000),
+        60,
+        "Most stations that produces of one user create; each worker allows its share.",
     )
     station_max_age_seconds: int = _setting(
         "STATION_MAX_AGE_SECONDS", whole(0, 10**9), 604_800, "Created stations drop messages of that age; 0: never."

@@ -1,8 +1,9 @@
 """What happens to every request and answer, around the application: a WSGI wrapper.
 
-On the way in: the request id, the client behind trusted proxies, a token in the query moved to the header before
-anyone can log it, paths in any letter case. On the way out: the request id, CORS and security headers, and one log
-line. It is a wrapper and not hooks of the application, so that the short way past Flask gets the same.
+On the way in: the request id, the client behind trusted proxies, how much it may ask for, a token in the query moved to
+the header before anyone can log it, paths in any letter case. On the way out: the request id, CORS and security
+headers, and one log line. It is a wrapper and not hooks of the application, so that the short way past Flask gets the
+same.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from proxy.config import Config
 from proxy.errors import of_status, to_response
 from proxy.http1_repeats import Asker
 from proxy.http1_responses import head_of
+from proxy.limits import Limits
 
 Environ = dict[str, Any]
 HeaderList = list[tuple[str, str]]
@@ -34,8 +36,10 @@ StartResponse = Callable[..., Any]
 REQUEST_ID = "stations.request_id"
 ROUTE = "stations.route"
 USER = "stations.user"
+OUTCOME = "stations.outcome"  # of a request that was admitted, and what became of it; only the answer is left to give
 _HARMLESS_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 _OURS = re.compile(r"/(?:auth|stations|monitoring|schemas)(?:/|\Z)", re.IGNORECASE)
+_FREE = "/monitoring/"  # whoever watches over the gateway must not be kept from it
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,2048}", re.ASCII)
 _PREFLIGHT_SECONDS = "600"
@@ -60,11 +64,12 @@ class Offer(Protocol):
 class Edge:
     """Wraps a WSGI application."""
 
-    def __init__(self, app: Callable[..., Iterable[bytes]], config: Config) -> None:
+    def __init__(self, app: Callable[..., Iterable[bytes]], config: Config, limits: Limits | None = None) -> None:
         self._app = app
         self._offer: Callable[[Environ], Offer | None] | None = getattr(app, "offer", None)
         self._logger: Any = None
         self._frames: dict[str, tuple[bytes, bytes]] = {}
+        self._limits = limits if limits is not None and limits.by_address else None
         self._trusts = functools.lru_cache(maxsize=1024)(functools.partial(_is_in, config.trusted_proxies))
         self._any_origin = "*" in config.cors_origins
         self._origins = frozenset(config.cors_origins)
@@ -79,6 +84,8 @@ class Edge:
             exchange.start("204 No Content", self._preflight(environ))
             return exchange.carry([])
         try:
+            if self._limits is not None and OUTCOME not in environ and not environ["PATH_INFO"].startswith(_FREE):
+                self._limits.admit(environ.get("REMOTE_ADDR", ""))
             return exchange.carry(self._app(environ, exchange.start))
         except Exception as error:
             accept, path = environ.get("HTTP_ACCEPT", ""), environ.get("PATH_INFO", "")

@@ -22,10 +22,13 @@
         ├── LengthRequired          411
         ├── TooLarge                413  body, message or batch
         ├── UnsupportedMediaType    415
+        │   └── UnsupportedEncoding      a Content-Encoding that is not undone here
         ├── KeyReused               422  the Idempotency-Key belongs to another message
         ├── RateLimited             429
+        │   └── TooManyStations          this user has created as many as it may, for now
         ├── HeadersTooLarge         431
         ├── Internal                500  unexpected; the log has the details
+        ├── LogOutOff               501  this gateway has nowhere to keep what was revoked
         ├── Unavailable             503
         │   ├── Overloaded               a bounded queue is full
         │   ├── Stopping                 this worker is on its way out
@@ -51,6 +54,14 @@ from typing import Any, Literal
 Stored = Literal["no", "unknown", "partly"]
 Repeat = Literal["never", "safe", "with-key"]
 Headers = list[tuple[str, str]]
+
+
+# Of answers that a browser may show: they are data and no page, of this moment, and their address may hold a token.
+DATA_ONLY: Headers = [
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+]
 
 
 class BadSetting(Exception):
@@ -220,6 +231,16 @@ class UnsupportedMediaType(GatewayError):
     status = 415
 
 
+class UnsupportedEncoding(UnsupportedMediaType):
+    """A Content-Encoding that the gateway does not undo."""
+
+    default = "send the body as it is, or with Content-Encoding: gzip"
+
+    def headers(self) -> Headers:
+        """The encodings that are undone (RFC 9110 12.5.3)."""
+        return [("Accept-Encoding", "gzip")]
+
+
 class KeyReused(GatewayError):
     """The Idempotency-Key was used for another message."""
 
@@ -228,16 +249,36 @@ class KeyReused(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """More requests than this sender may make. `retry_after` is in seconds."""
+    """More requests than this sender may make. `retry_after` is in seconds.
+
+    `policy` is what it may make, in the form of the header field `RateLimit-Policy`; of one such policy nothing is left
+    (draft-ietf-httpapi-ratelimit-headers-10).
+    """
 
     status = 429
     repeat = "safe"
-    retry_after = 1
     default = "too many requests; try again later"
 
+    def __init__(self, message: str = "", *, retry_after: int = 1, policy: str = "") -> None:
+        super().__init__(message)
+        self.retry_after, self.policy = retry_after, policy
+
     def headers(self) -> Headers:
-        """When to come back."""
-        return [("Retry-After", str(self.retry_after))]
+        """When to come back, and of what there was too much."""
+        headers = [("Retry-After", str(self.retry_after))]
+        if self.policy:
+            name = self.policy.partition(";")[0]
+            headers += [("RateLimit-Policy", self.policy), ("RateLimit", f"{name};r=0;t={self.retry_after}")]
+        return headers
+
+
+class TooManyStations(RateLimited):
+    """The station is absent, and this user has created as many stations as it may in a minute."""
+
+    default = "there is no such station, and this user has created as many as it may for now; try again in a minute"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message, retry_after=60)
 
 
 class HeadersTooLarge(GatewayError):
@@ -254,6 +295,13 @@ class Internal(GatewayError):
     stored = "unknown"
     repeat = "with-key"
     default = "something went wrong here; the gateway's log tells more under this request_id"
+
+
+class LogOutOff(GatewayError):
+    """Tokens cannot be revoked here; they end by themselves. The message says why."""
+
+    status = 501
+    default = "log-out is off"
 
 
 class Unavailable(GatewayError):
@@ -348,7 +396,7 @@ class BatchFailed(GatewayError):
 def _batch_status(total: int, errors: list[GatewayError]) -> int:
     """One status for many errors: the one that all messages share, else 504 before 503 before 400."""
     statuses = {error.status for error in errors}
-    if len(errors) == total and len(statuses) == 1 and statuses & {401, 403, 404, 413, 503}:
+    if len(errors) == total and len(statuses) == 1 and statuses & {401, 403, 404, 413, 429, 503}:
         return statuses.pop()
     if any(error.stored == "unknown" for error in errors):
         return 504
@@ -398,7 +446,7 @@ def to_response(
         body["error"] = error.message
         if error.status == HTTPStatus.UNAUTHORIZED or path.startswith("/auth"):
             body["message"] = Unauthorized.default if error.status == HTTPStatus.UNAUTHORIZED else error.message
-    headers = [("Content-Type", content_type), ("Cache-Control", "no-store"), *error.headers()]
+    headers = [("Content-Type", content_type), *DATA_ONLY, *error.headers()]
     return error.status, headers, encode(body)
 
 

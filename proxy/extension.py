@@ -14,10 +14,12 @@ from typing import Any, NamedTuple, Protocol
 from flask import current_app, request
 
 import schemas
+from proxy import edge
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, BadSetting, Unauthorized
 from proxy.gathering import Done
+from proxy.limits import Limits
 from proxy.messages import Ack, Station, station_named
 from proxy.producer import Producer
 from proxy.registrar import Registrar
@@ -26,7 +28,7 @@ from proxy.shaping import HeaderFilter, HeaderPairs, check_headers
 from proxy.tokens import Caller, Tokens
 from schemas.stations import Key
 
-OUTCOME = "stations.outcome"  # what the lane met, for Flask to answer
+OUTCOME = edge.OUTCOME  # what the lane met, for Flask to answer
 MAX_PROVED = 10_000
 _KEY = Key()
 
@@ -66,8 +68,9 @@ class Stations:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.limits = Limits(config)
         self.tokens = Tokens(config)
-        self.producer = Producer(config)
+        self.producer = Producer(config, self.tokens.revoke)
         self.registrar = Registrar(self.producer, config.produce_timeout_seconds)
         root = Credentials(config.root_user, config.root_secret)
         self._seeding = Seeding(config.schema_dir, root, self.producer, self.registrar)
@@ -109,13 +112,19 @@ class Stations:
         self.proved[path] = proved
 
     def caller(self) -> Caller:
-        """Who sent the current request, by its access token. Raises `Unauthorized`."""
+        """Who sent the current request, by its access token. Raises `Unauthorized` or `RateLimited`."""
         scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized
         caller = self.tokens.verify(token.strip())
-        request.environ["stations.user"] = caller.credentials.user
+        self.admit(request.environ, caller)
         return caller
+
+    def admit(self, environ: dict[str, Any], caller: Caller) -> None:
+        """Notes whose request this is, and counts it for that user, once. Raises `RateLimited`."""
+        if environ.get(edge.USER) != caller.credentials.user:
+            environ[edge.USER] = caller.credentials.user
+            self.limits.admit(credentials=caller.credentials)
 
     def produce(self, station: str, message: bytes | str, *, headers: HeaderPairs = (), key: str = "") -> Ack:
         """Stores a message in a station as the caller of the current request, and returns the broker's ack.

@@ -23,7 +23,8 @@ import flask
 from flask import Flask, signals
 from flask.sessions import SecureCookieSessionInterface
 
-from proxy.edge import OK_HEADERS, ROUTE, USER
+from proxy.edge import OK_HEADERS, ROUTE
+from proxy.errors import RateLimited
 from proxy.extension import OUTCOME, Plan, Proved, Stations
 from proxy.http1_repeats import Asker
 from proxy.messages import Ack
@@ -75,7 +76,11 @@ class Lane:
             plan = proved.plan(self.extension, caller.credentials, proved.station, environ)
         except Exception:  # whatever it is, the whole way finds it too, and answers
             return None
-        return Again(self, environ["PATH_INFO"], proved, header[7:], caller, plan) if plan.posts else None
+        if not plan.posts:
+            return None
+        again = Again(self, environ["PATH_INFO"], proved, header[7:], caller, plan)
+        again.address = environ.get("REMOTE_ADDR", "")
+        return again
 
     def _answer(self, environ: Environ, proved: Proved) -> bytes | None:
         """The answer's body; None when it is for Flask to answer."""
@@ -84,12 +89,12 @@ class Lane:
         length = self._length(environ)
         if caller is None or length is None:
             return None
-        environ[USER] = caller.credentials.user
         body = environ["wsgi.input"].read(length)
         if len(body) < length:  # the client is gone, as Flask will find out
             environ["wsgi.input"] = io.BytesIO(body)
             return None
         try:
+            self.extension.admit(environ, caller)
             plan = proved.plan(self.extension, caller.credentials, proved.station, environ)
             content = plan.answer(body)
         except Exception as error:
@@ -140,13 +145,14 @@ class Again:
     asked as for any other request. `user` and `route` are for the log, `head` is the edge's.
     """
 
-    __slots__ = ("_caller", "_lane", "_path", "_plan", "_proved", "_token", "head", "route", "user")
+    __slots__ = ("_caller", "_lane", "_path", "_plan", "_proved", "_token", "address", "head", "route", "user")
 
     def __init__(self, lane: Lane, path: str, proved: Proved, token: str, caller: Caller, plan: Plan) -> None:
         self._lane, self._path, self._proved = lane, path, proved
         self._token, self._caller, self._plan = token, caller, plan
         self.user, self.route = caller.credentials.user, (proved.rule, proved.station.name)
         self.head: Callable[[float, int, int], bytes]
+        self.address = ""
 
     def __call__(self, body: bytes, asker: Asker) -> bool:
         """Takes a body; false where the whole way has to be gone. Whoever asked is answered in the event loop."""
@@ -161,8 +167,13 @@ class Again:
         ):
             return False
         try:
+            extension.limits.admit(self.address, self._caller.credentials)
+        except RateLimited:  # as the whole way finds too, and answers
+            return False
+        try:
             self._plan.post(body, self._settled, (asker, time.perf_counter(), len(body)))
         except Exception:  # whatever it is, the whole way finds it too, and answers
+            extension.limits.withdraw(self.address, self._caller.credentials)
             return False
         return True
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flask import Blueprint, Response
 
-from proxy.errors import BrokerRefused, Forbidden, RouteNotFound, Unauthorized, encode
+from proxy.errors import DATA_ONLY, BrokerRefused, Forbidden, RouteNotFound, Unauthorized, encode
 from proxy.extension import the_stations
 
 bp = Blueprint("monitoring", __name__)
@@ -38,7 +38,7 @@ _ABOUT = encode(
 @bp.get("/monitoring/status")
 def status() -> Response:
     """Alive; asks nobody."""
-    return Response(_ALIVE, mimetype="application/json")
+    return Response(_ALIVE, headers=DATA_ONLY, mimetype="application/json")
 
 
 @bp.get("/monitoring/ready")
@@ -48,7 +48,7 @@ def ready() -> Response:
         the_stations().check()
     except (Forbidden, Unauthorized) as error:  # of the gateway, not of whoever asks
         raise BrokerRefused(f"the broker does not take ROOT_USER: {error.message}") from None
-    return Response(_ALIVE, mimetype="application/json")
+    return Response(_ALIVE, headers=DATA_ONLY, mimetype="application/json")
 
 
 @bp.get("/monitoring/getresourcesutilization")  # the edge writes paths of ours in lower case
@@ -58,7 +58,7 @@ def utilization() -> Response:
     if not extension.config.dev_env:
         raise RouteNotFound
     used = {"cpu": _cpu(extension.started_at), "memory": _memory(), "storage": 0}
-    return Response(encode(used), mimetype="application/json")
+    return Response(encode(used), headers=DATA_ONLY, mimetype="application/json")
 
 
 def _cpu(started_at: float) -> float:
@@ -78,4 +78,4 @@ def _memory() -> float:
 @bp.get("/")
 def about() -> Response:
     """Name, version and where to go from here."""
-    return Response(_ABOUT, mimetype="application/json")
+    return Response(_ABOUT, headers=DATA_ONLY, mimetype="application/json")

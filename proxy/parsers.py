@@ -9,11 +9,22 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 BROKER_SCHEMES = ("nats", "tls", "memphis")
+
+_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+_RATE = re.compile(r"([1-9][0-9]{0,8}) ?(?:/|per) ?(?:([1-9][0-9]{0,2}) )?(second|minute|hour|day)s?", re.ASCII)
+
+
+class Rate(NamedTuple):
+    """So many in so many seconds."""
+
+    amount: int
+    seconds: int
 
 
 def text(value: str) -> str:
@@ -69,6 +80,14 @@ def interval(low: float, high: float) -> Callable[[str], float]:
             raise ValueError(f"always, or {error}") from None
 
     return parse
+
+
+def rate(value: str) -> Rate:
+    """Takes a number of requests in a time, as in 100/second or 5000 per 10 minutes."""
+    match = _RATE.fullmatch(value.strip().lower())
+    if match is None:
+        raise ValueError("a number of requests in a time, as in 100/second, 6000/minute or 5000/10 minutes")
+    return Rate(int(match[1]), int(match[2] or 1) * _UNITS[match[3]])
 
 
 def words(value: str) -> tuple[str, ...]:

@@ -14,13 +14,16 @@ from proxy import checking, dead_letters, logs
 from proxy.bridge import Bridge
 from proxy.brokers import open_broker
 from proxy.brokers.pool import Pool
+from proxy.brokers.revocations import Heard
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import (
     AckTimeout,
+    BadBody,
     BadStationName,
     BatchFailed,
     BrokerAway,
+    ChangeUnconfirmed,
     GatewayError,
     OpenBroker,
     Overloaded,
@@ -46,14 +49,18 @@ T = TypeVar("T")
 
 
 class Producer:
-    """Produces to stations as the users that callers name. One for each process; it starts after the fork."""
+    """Produces to stations as the users that callers name. One for each process; it starts after the fork.
 
-    def __init__(self, config: Config) -> None:
+    `revoked(ends)` is called, on another thread, with families of tokens that were revoked; see `Tokens.revoke`.
+    """
+
+    def __init__(self, config: Config, revoked: Heard = lambda ends: None) -> None:
         self._config = config
+        self._revoked = revoked
         self._lock = threading.Lock()
         self._stopped = False
         self._pool: Pool
-        self._keys: KeyMaker
+        self._keys = KeyMaker(config.jwt_secret)
         self._gathering: Gathering
         self._bridge: Bridge | None = None
         self._checking = threading.RLock()  # `check` may be what starts, and the start checks
@@ -66,10 +73,9 @@ class Producer:
         with self._lock:
             if self._bridge is not None or self._stopped:
                 return
-            self._keys = KeyMaker(self._config.jwt_secret)
             config = self._config
             # Made here, as it imports the broker's module: imports take locks, which the loop's thread must not.
-            self._pool = Pool(open_broker(config, self._notice), config, self._notice)
+            self._pool = Pool(open_broker(config, self._notice), config, self._notice, self._revoked)
             bridge = Bridge(
                 self._pool.open,
                 self._pool.close,
@@ -127,6 +133,22 @@ class Producer:
         bridge = self._running()
         try:
             bridge.run(self._pool.log_on, credentials, timeout=LOG_ON_SECONDS)
+        except GaveUp:
+            raise BrokerAway from None
+
+    def revoke(self, family: str, end: int) -> None:
+        """Ends a family of tokens everywhere. Raises `LogOutOff`, and what the broker, or its absence, says."""
+        bridge = self._running()
+        try:
+            bridge.run(self._pool.revocations.revoke, family, end, timeout=CHECK_SECONDS)
+        except GaveUp:
+            raise ChangeUnconfirmed from None
+
+    def check_revocations(self) -> None:
+        """Sees that this process knows what was revoked. Raises `BrokerAway`."""
+        bridge = self._running()
+        try:
+            bridge.run(self._pool.revocations.check, timeout=CHECK_SECONDS)
         except GaveUp:
             raise BrokerAway from None
 
@@ -210,8 +232,8 @@ class Producer:
         `manner` "together" lets messages travel in groups; sequences are not told then. `key` is the sender's
         de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
         """
-        bridge = self._running()
         own = key or self._keys.own(station.name)
+        bridge = self._producing(key, own)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         try:
@@ -256,12 +278,15 @@ class Producer:
         key: str = "",
         manner: Manner = "apart",
     ) -> list[Ack]:
-        """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored.
+        """Produces messages in order and returns their acks. Raises `BatchFailed` when any was not stored, `BadBody`
+        when there are none.
 
         With `manner` "atomic" all are stored or none, and what is raised is the one reason.
         """
-        bridge = self._running()
+        if not payloads:
+            raise BadBody("the batch has no messages")
         own = key or self._keys.own(station.name)
+        bridge = self._producing(key, own)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         ids = atomic_ids if manner == "atomic" else element_ids
         messages = [
@@ -279,6 +304,13 @@ class Producer:
             failed = BatchFailed(len(results), failures)
             raise failed if key else with_key(failed, own)
         return [result for result in results if isinstance(result, Ack)]
+
+    def _producing(self, key: str, own: str) -> Bridge:
+        """The bridge for a produce; who gets none is told the key as well, with which to come again."""
+        try:
+            return self._running()
+        except GatewayError as error:
+            raise error if key else with_key(error, own) from None
 
     def _store(
         self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message], manner: Manner

@@ -210,8 +210,8 @@ class HeaderFilter:
         return name
 
     def _judge(self, name: str) -> str:
-        if not any(fnmatchcase(name, pattern) for pattern in self._patterns):
-            return ""
+        if name == "content-encoding" or not any(fnmatchcase(name, pattern) for pattern in self._patterns):
+            return ""  # the request's encoding has been undone; that of a payload may be told as `msg-content-encoding`
         stored = name[4:] if name.startswith("msg-") else name
         return "" if _NEVER.fullmatch(name) or _NEVER.fullmatch(stored) else stored
 

@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jwt
@@ -32,7 +32,10 @@ ALGORITHM = "HS256"
 PARTY = "stations"  # issuer and audience
 FAMILY_SECONDS = 30 * 86_400
 MAX_TOKEN_BYTES = 8190  # no longer one fits a request header
+LEEWAY_SECONDS = 5  # by which the clock of the replica that issued a token may be ahead of ours
 MAX_REMEMBERED = 8192
+MAX_REVOKED = 100_000
+SWEEP_SECONDS = 60.0
 
 _FAMILY = re.compile(r"[\w-]{1,64}\.\d{1,12}", re.ASCII)
 _CLAIMS = {
@@ -91,6 +94,8 @@ class Tokens:
             refresh = [derive(secret, "refresh").hex() if secret else "" for secret in access] + refresh
         self._keys: dict[str, list[Key]] = {"access": _keys("access", access), "refresh": _keys("refresh", refresh)}
         self._remembered: dict[str, Caller] = {}
+        self._revoked: dict[str, int] = {}  # families, and when their last tokens expire
+        self._swept = 0.0
 
     def init_app(self, app: Flask, refuse: Callable[..., Any]) -> None:
         """Makes `@jwt_required()` and `get_jwt()` work in the application, by our rules.
@@ -102,10 +107,12 @@ class Tokens:
             JWT_DECODE_ALGORITHMS=[ALGORITHM],
             JWT_DECODE_AUDIENCE=PARTY,
             JWT_DECODE_ISSUER=PARTY,
+            JWT_DECODE_LEEWAY=LEEWAY_SECONDS,
             JWT_TOKEN_LOCATION=["headers"],
         )
         manager = JWTManager(app)
         manager.decode_key_loader(self._decoding_key)
+        manager.token_in_blocklist_loader(lambda header, claims: claims["fam"] in self._revoked)
         for loader in (
             manager.expired_token_loader,
             manager.invalid_token_loader,
@@ -144,6 +151,10 @@ class Tokens:
             caller = self._verify(token, kind)
             if kind == "access":
                 self._remember(token, caller)
+        # Looked at after it is remembered: whoever revokes notes the family first, and then forgets its tokens.
+        if caller.family in self._revoked:
+            self._remembered.pop(token, None)
+            raise Unauthorized
         return caller
 
     def verify_refresh(self, token: str) -> Caller | None:
@@ -153,6 +164,13 @@ class Tokens:
         except Unauthorized:
             return None
 
+    def verify_any(self, token: str) -> Caller | None:
+        """The caller of an access or a refresh token; None for anything else. Needs the application context."""
+        try:
+            return self.verify(token)
+        except Unauthorized:
+            return self.verify_refresh(token)
+
     def remembered(self, token: str) -> Caller | None:
         """The caller of an access token that was verified before and has not expired. Needs no context."""
         caller = self._remembered.get(token)
@@ -160,6 +178,38 @@ class Tokens:
             self._remembered.pop(token, None)
             return None
         return caller
+
+    def end_of(self, caller: Caller) -> int:
+        """When the last token of this caller's family expires at the latest (Unix time)."""
+        return min(_family_end(caller.family), int(time.time()) + 60 * self._config.max_token_expiry_in_minutes)
+
+    @property
+    def can_revoke(self) -> bool:
+        """Whether there is room to remember another revoked family."""
+        return len(self._revoked) < MAX_REVOKED
+
+    def revoke(self, ends: Mapping[str, int]) -> None:
+        """Refuses all tokens of these families from now on; each is remembered until its end (Unix time).
+
+        May be called on any thread, by one at a time. Above `MAX_REVOKED` the one known longest is forgotten; before
+        that `can_revoke` is false.
+        """
+        self._sweep(time.time())
+        new = {family: end for family, end in ends.items() if family not in self._revoked}
+        self._revoked.update(new)
+        while len(self._revoked) > MAX_REVOKED:
+            del self._revoked[next(iter(self._revoked))]
+        if new:  # `list` copies at once, while others may remember more
+            for token, caller in list(self._remembered.items()):
+                if caller.family in new:
+                    self._remembered.pop(token, None)
+
+    def _sweep(self, now: float) -> None:
+        """Forgets families of which no token lives any more; once a minute is enough."""
+        if now - self._swept >= SWEEP_SECONDS:
+            self._swept = now
+            for family in [family for family, end in self._revoked.items() if end <= now]:
+                del self._revoked[family]
 
     def _verify(self, token: str, kind: Kind) -> Caller:
         if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii():
@@ -181,6 +231,8 @@ class Tokens:
                 raise InvalidTokenError(f"claim {name} is absent or of another type")
         if not _FAMILY.fullmatch(claims["fam"]):
             raise InvalidTokenError("claim fam is of another form")
+        if claims["exp"] <= time.time():  # PyJWT's leeway is for `iat` and `nbf`, and would count here too
+            raise InvalidTokenError("expired")
         return self._key(header.get("kid"), claims["type"]).signing
 
     def _key(self, key_id: Any, kind: str) -> Key:

@@ -28,9 +28,17 @@ STORED = {"error": None, "success": True}
 
 
 def settings(broker_url: str = NOWHERE, **env: str) -> Config:
-    """Settings of an application at that broker; stations are created as they are needed."""
+    """Settings of an application at that broker; stations are created as they are needed, and log-ons fail."""
+    many = {"MAX_STATIONS_CREATED_PER_MINUTE": "10000", "AUTH_FAILURES_PER_MINUTE": "10000"}
     return Config.from_environ(
-        {"BROKER_URL": broker_url, "JWT_SECRET": SECRET, "AUTO_CREATE_STATIONS": "true", "LOG_LEVEL": "info", **env}
+        {
+            "BROKER_URL": broker_url,
+            "JWT_SECRET": SECRET,
+            "AUTO_CREATE_STATIONS": "true",
+            "LOG_LEVEL": "info",
+            **many,
+            **env,
+        }
     )
 
 

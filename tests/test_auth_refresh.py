@@ -58,6 +58,42 @@ def test_the_first_refresh_token_wins(app: Flask, places: str) -> None:
     assert _placed(app, places).status_code == 200
 
 
+SHOP = "https://shop.example"
+LISTED, ANYONE, BOTH = SHOP, "*", f"{SHOP},*"
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "status"),
+    [
+        (LISTED, None, 200),
+        (LISTED, SHOP, 200),
+        (LISTED, "http://gateway.example", 200),
+        (LISTED, "https://gateway.example", 200),
+        (LISTED, "https://evil.example", 401),
+        (LISTED, "https://shop.example.evil.example", 401),
+        (LISTED, "https://x.gateway.example", 401),
+        (LISTED, "null", 401),
+        (LISTED, "", 401),
+        (ANYONE, SHOP, 401),
+        (ANYONE, "*", 401),
+        (ANYONE, "null", 401),
+        (ANYONE, None, 200),
+        (BOTH, SHOP, 401),
+    ],
+)
+def test_the_cookie_is_for_pages_that_may_use_it(
+    make_app: Callable[..., Flask], broker: NatsServer, origins: str, origin: str | None, status: int
+) -> None:
+    """Those of the gateway's own host, and those that are listed; a token that a page has is its own."""
+    app = make_app(broker.url, CORS_ORIGINS=origins)
+    token = app.extensions["stations"].tokens.issue(Credentials("root", "memphis")).refresh
+    headers = {"Host": "gateway.example"} | ({"Origin": origin} if origin is not None else {})
+    cookie = {**headers, "Cookie": f"jwt-refresh-token={token}"}
+    assert Api(app).request("POST", PATH, headers=cookie).status_code == status
+    bearer = {**headers, "Authorization": f"Bearer {token}"}
+    assert Api(app).request("POST", PATH, headers=bearer).status_code == 200
+
+
 @pytest.mark.parametrize("places", REFUSED)
 def test_without_a_refresh_token_nothing_is_issued(app: Flask, places: str) -> None:
     """An access token is none, wherever it stands; the answer is the same 401 as ever, and sets no cookie."""

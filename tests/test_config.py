@@ -10,6 +10,7 @@ import pytest
 
 from proxy.config import Config, settings_table
 from proxy.errors import BadSetting
+from proxy.parsers import Rate
 
 _BROKER = {"BROKER_URL": "nats://broker:4222", "JWT_SECRET": "s" * 32}
 _ENVS = [field.metadata["env"] for field in dataclasses.fields(Config)]
@@ -46,6 +47,14 @@ _BAD = [
         "once",
     ),
     ("BROKER_INBOX_PREFIX", ["$SYS", "a.>", "*", "a..b", ".a", "a.", "a b"], "a subject prefix without wildcard"),
+    *(
+        (
+            env,
+            ["100", "0/second", "-1/second", "1.5/second", "100/fortnight", "1/0 seconds", "100/s"],
+            "as in 100/second",
+        )
+        for env in ("RATE_LIMIT_PER_USER", "RATE_LIMIT_PER_ADDRESS")
+    ),
     ("LOG_LEVEL", ["loud", "critical"], "one of debug, info, warning, error"),
     ("DEBUG", ["maybe", "2"], "true or false"),
     ("SYSLOGS_TO_BROKER", ["maybe", "2"], "true or false"),
@@ -69,6 +78,8 @@ _BAD = [
             "MAX_TOKEN_EXPIRY_IN_MINUTES",
             "MAX_SESSIONS",
             "MAX_LOGONS",
+            "AUTH_FAILURES_PER_MINUTE",
+            "MAX_STATIONS_CREATED_PER_MINUTE",
             "MAX_PENDING_MESSAGES",
             "MAX_PENDING_BYTES",
             "STATION_REPLICAS",
@@ -133,6 +144,9 @@ def test_an_empty_variable_is_an_absent_one() -> None:
         ("FORWARD_HEADERS", "X-Trace-*, Content-Type", ("x-trace-*", "content-type")),
         ("TRUSTED_PROXIES", "10.1.2.3/8", (ipaddress.ip_network("10.0.0.0/8"),)),
         ("TRUSTED_PROXIES", "*", (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))),
+        ("RATE_LIMIT_PER_USER", "100/second", Rate(100, 1)),
+        ("RATE_LIMIT_PER_USER", " 6000 PER Minute ", Rate(6000, 60)),
+        ("RATE_LIMIT_PER_ADDRESS", "5000/10 minutes", Rate(5000, 600)),
         ("SUBJECT_TEMPLATE", "events.{station}", "events.{station}"),
         ("BROKER_INBOX_PREFIX", "_INBOX.gateway", "_INBOX.gateway"),
         ("DATA_DIR", "/var/lib/stations", Path("/var/lib/stations")),

@@ -213,6 +213,42 @@ def test_every_answer_says_that_its_type_is_meant() -> None:
     assert _send(_raising(RuntimeError())).headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200),
+        ("GET", "/monitoring/status", 200),
+        ("GET", "/nowhere", 404),
+        ("POST", "/stations/orders/produce/single?authorization=x", 401),
+        ("POST", "/auth/authenticate", 415),
+    ],
+)
+def test_what_a_browser_may_show_is_no_page(
+    make_app: Callable[..., Flask], method: str, path: str, status: int
+) -> None:
+    """It runs and loads nothing, is framed nowhere, kept by no cache, and its address told to nobody."""
+    answer = Api(make_app()).request(method, path)
+    assert answer.status_code == status
+    assert {name: answer.headers.get(name) for name in SAFE} == SAFE
+
+
+def test_answers_of_a_team_are_its_own(make_app: Callable[..., Flask]) -> None:
+    """A page that a team adds may load what it likes; that its type is meant holds for all."""
+    app = make_app()
+    app.add_url_rule("/page", view_func=lambda: "<script src=x></script>")
+    answer = Api(app).request("GET", "/page")
+    assert answer.status_code == 200
+    assert [name for name in SAFE if name in answer.headers] == ["X-Content-Type-Options"]
+
+
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
 def test_the_body_of_an_answer_is_closed() -> None:
     """Also when the client goes before its end."""
     closed = []

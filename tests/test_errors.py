@@ -58,10 +58,13 @@ TRUTH = {
     "LengthRequired": (411, "no", "never"),
     "TooLarge": (413, "no", "never"),
     "UnsupportedMediaType": (415, "no", "never"),
+    "UnsupportedEncoding": (415, "no", "never"),
     "KeyReused": (422, "no", "never"),
     "RateLimited": (429, "no", "safe"),
+    "TooManyStations": (429, "no", "safe"),
     "HeadersTooLarge": (431, "no", "never"),
     "Internal": (500, "unknown", "with-key"),
+    "LogOutOff": (501, "no", "never"),
     "Unavailable": (503, "no", "safe"),
     "Overloaded": (503, "no", "safe"),
     "Stopping": (503, "no", "safe"),
@@ -106,7 +109,7 @@ def test_only_what_may_help_is_called_safe_to_repeat(name: str) -> None:
     """`stored: unknown` is never called safe without a key, and a fault of the sender's is not worth repeating."""
     error = CLASSES[name]("x")
     assert (error.repeat == "with-key") == (error.stored == "unknown")
-    assert (error.repeat == "never") == (error.status < 500 and error.status not in (408, 429))
+    assert (error.repeat == "never") == (error.status not in (408, 429, 500, 503, 504))
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -11,7 +11,7 @@ from flask import signals
 from structlog.testing import capture_logs
 from werkzeug.test import EnvironBuilder
 
-from proxy.errors import BrokerAway
+from proxy.errors import AckTimeout, BrokerAway
 from proxy.extension import OUTCOME
 from proxy.http1_requests import Request
 from proxy.http1_responses import Response
@@ -116,6 +116,15 @@ def test_a_failure_is_for_flask_to_answer(site: Site) -> None:
     posts.done[0][0](posts.done[0][1], error)
     assert asker.declined == [{OUTCOME: error}]
     assert not asker.answers
+
+
+def test_what_was_declined_is_not_produced_again(site: Site) -> None:
+    """A message that may be stored would be stored twice, under another id."""
+    site.post(SINGLE, b"x")
+    produced: list[Any] = []
+    site.app.extensions["stations"].producer.single = lambda *args: produced.append(args)
+    answer = site.post(SINGLE, b"next", environ={OUTCOME: AckTimeout()})
+    assert (answer.status, produced) == ("504 GATEWAY TIMEOUT", [])
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,27 @@ def test_stopping_before_the_start_is_for_good(away: str) -> None:
         producer.single(ROOT, ORDERS, b"x", ())
 
 
+@pytest.mark.parametrize("ever_started", [True, False])
+def test_a_producer_that_has_stopped_tells_the_key_to_repeat_with(
+    server: NatsServer, producer: Producers, ever_started: bool
+) -> None:
+    """As every 503 does; a sender with a key of its own is told none."""
+    stopped = producer(settings(server.url)) if ever_started else Producer(settings(server.url))
+    stopped.stop()
+    for produce in (
+        lambda key: stopped.single(ROOT, ORDERS, b"x", (), key),
+        lambda key: stopped.batch(ROOT, ORDERS, [b"x"], (), key),
+    ):
+        assert failure(produce, "").fields["idempotency_key"]
+        assert not failure(produce, "mine").fields
+
+
+def test_a_batch_without_messages_is_refused(server: NatsServer, producer: Producers) -> None:
+    """In words, also where a program hands it over and no body was judged before."""
+    error = failure(producer(settings(server.url)).batch, ROOT, ORDERS, [], ())
+    assert (error.status, error.message) == (400, "the batch has no messages")
+
+
 def test_stopping_says_how_many_messages_it_left(server: NatsServer, producer: Producers, submit: Submit) -> None:
     """In the log; senders are told that these may be stored."""
     started = producer(settings(server.url))

@@ -84,7 +84,6 @@ CHANGED = {
         refreshToken: no Content-Type
         produce/single: body and content type: application/octet-stream
         produce/single: body and content type: application/xml
-        produce/single: body and content type: gzip-encoded body
         produce/batch: text/plain
         produce/batch: application/x-protobuf
         produce/batch: no Content-Type

@@ -62,6 +62,12 @@ def test_secrets_and_names_of_the_brokers_are_never_stored(name: str, prefix: st
     assert _stored((prefix + name, "v"), patterns=EVERYTHING) == []
 
 
+def test_the_encoding_of_a_request_is_not_that_of_its_message() -> None:
+    """It has been undone; a sender whose payload is encoded says so by `msg-`."""
+    sent = [("content-encoding", "gzip"), ("msg-content-encoding", "br")]
+    assert _stored(*sent, patterns=EVERYTHING) == [("content-encoding", "br")]
+
+
 def test_a_filter_takes_what_its_patterns_say() -> None:
     """The operator's list replaces the default one."""
     sent = [("traceparent", "1"), ("x-one", "2"), ("user-agent", "3"), ("content-type-x", "4")]

@@ -14,7 +14,7 @@ from flask import Flask
 
 from proxy import tokens as tokens_module
 from proxy.credentials import Credentials
-from proxy.sealing import derive, key_id, seal
+from proxy.sealing import derive, key_id, seal, signing_key
 from proxy.tokens import Issued, Tokens
 from tests.application import SECRET, Api, add_team_routes, settings
 
@@ -282,6 +282,30 @@ def test_claims_are_those_of_the_token(app: Flask) -> None:
     """`get_jwt()` gives a team's route the claims."""
     claims = _get(app, "claims", _issued().access).get_json()
     assert (claims["sub"], claims["type"]) == ("root", "access")
+
+
+@pytest.mark.parametrize("route", ["claims", "caller"])
+@pytest.mark.parametrize("name", ["iat", "nbf"])
+def test_a_replicas_clock_may_be_ahead(app: Flask, name: str, route: str) -> None:
+    """A token that another replica has just issued is taken where the clock is some seconds behind."""
+    assert _get(app, route, _with(**{name: int(time.time()) + 3})(_issued().access)).status_code == 200
+    _assert_refused(app, route, _with(**{name: int(time.time()) + 30})(_issued().access))
+
+
+@pytest.mark.parametrize("route", ["claims", "caller"])
+def test_no_token_lives_longer_for_that(app: Flask, route: str) -> None:
+    """Its end is exact, for access tokens and refresh tokens."""
+    _assert_refused(app, route, _with(exp=int(time.time()))(_issued().access))
+    tokens, refresh = app.extensions["stations"].tokens, _issued().refresh
+    ended = jwt.encode(
+        {**_claims(refresh), "exp": int(time.time())},
+        signing_key(derive(SECRET, "refresh").hex()),
+        "HS256",
+        headers=jwt.get_unverified_header(refresh),
+    )
+    with app.app_context():
+        assert tokens.verify_refresh(refresh) is not None
+        assert tokens.verify_refresh(ended) is None
 
 
 def test_the_caller_is_the_user_who_logged_on(app: Flask) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import secrets
@@ -14,6 +15,8 @@ from proxy.brokers.session import Session
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import BadSetting, BrokerAway, BrokerRefused, Forbidden, GatewayError, OpenBroker, Unauthorized
+from proxy.limits import Quota
+from proxy.parsers import Rate
 
 LOG_ON_SECONDS = 5.0  # for a whole list of servers, so that a silent one does not use up everybody's patience
 LEAST_SECONDS = 1.0  # for one of them
@@ -31,6 +34,8 @@ class JetStream:
         self._options = Options(_tls(config), config.broker_inbox_prefix, "stations", notice)
         self._seconds = max(LEAST_SECONDS, LOG_ON_SECONDS / max(1, len(config.broker_url)))
         self._closed_servers: set[str] = set()
+        created = Rate(config.max_stations_created_per_minute, 60)
+        self._created = Quota("stations-created", created, config.web_concurrency)
 
     async def connect(self, credentials: Credentials) -> Session:
         """Logs on to one of the servers. Raises `Unauthorized`, `Forbidden`, `BrokerAway`, `BrokerRefused`,
@@ -63,13 +68,18 @@ class JetStream:
         except BaseException:
             await connection.close()
             raise
-        return self.session(connection, self._config, lambda: self._ask_limit(url, credentials))
+        may_create = functools.partial(self._created.hit, self._creator(credentials))
+        return self.session(connection, self._config, lambda: self._ask_limit(url, credentials), may_create)
 
     async def _ask_limit(self, url: str, credentials: Credentials) -> int:
         """The largest message that this server takes now: it says so at the beginning of a connection only."""
         connection = await self._open(url, credentials)
         await connection.close()
         return connection.max_payload
+
+    def _creator(self, credentials: Credentials) -> str:
+        """Whom the stations that a session creates are counted for: the user that the broker knows."""
+        return self._user(credentials).user
 
     async def _open(self, url: str, credentials: Credentials) -> Connection:
         return await connect(url, self._user(credentials), self._options, self._seconds)

@@ -26,7 +26,7 @@ from proxy.brokers.memphis_connection import MemphisConnection
 from proxy.brokers.memphis_stations import SETTLING_SECONDS, Stations
 from proxy.brokers.partitions import partition_of
 from proxy.brokers.publishing import Delivery
-from proxy.brokers.session import Names, Session
+from proxy.brokers.session import MayCreate, Names, Session
 from proxy.brokers.waiting import Waiting
 from proxy.config import Config
 from proxy.credentials import Credentials
@@ -73,13 +73,19 @@ class MemphisSession(Session):
 
     id_name = "msg-id"
 
-    def __init__(self, connection: MemphisConnection, config: Config, ask_limit: Callable[[], Awaitable[int]]) -> None:
-        super().__init__(connection, config, ask_limit)
+    def __init__(
+        self,
+        connection: MemphisConnection,
+        config: Config,
+        ask_limit: Callable[[], Awaitable[int]],
+        may_create: MayCreate = lambda: True,
+    ) -> None:
+        super().__init__(connection, config, ask_limit, may_create)
         connection_id, _, user = connection.client_name.partition("::")
         self.client = control.Client(user, connection_id)
         self._broker = connection
         self.marks = self.client.marks()
-        self._stations: Stations = Stations(connection, config, self.client, self.exists)
+        self._stations: Stations = Stations(connection, config, self.client, self.exists, may_create)
         self.demands: Any = self._stations
         self.registry: Any = ItsOwn()
         connection.on_end = self.demands.close
@@ -244,6 +250,9 @@ class Memphis(JetStream):
             with contextlib.suppress(Unauthorized):
                 return await connect_as(MemphisConnection, url, named, options, self._seconds)
         return await connect_as(MemphisConnection, url, Credentials(user, credentials.secret), options, self._seconds)
+
+    def _creator(self, credentials: Credentials) -> str:
+        return f"{credentials.account}/{super()._creator(credentials)}"
 
     async def open_log(self) -> MemphisConnection:
         """A connection for log lines, made as Memphis' own gateway makes it. Raises as `connect` does."""

@@ -16,7 +16,7 @@ import msgspec
 from proxy.brokers import memphis_control as control
 from proxy.brokers.memphis_connection import MemphisConnection
 from proxy.config import Config
-from proxy.errors import BrokerRefused, Forbidden, GatewayError, StationNotFound, Unauthorized
+from proxy.errors import BrokerRefused, Forbidden, GatewayError, StationNotFound, TooManyStations, Unauthorized
 from proxy.messages import Demand, Station
 
 MAX_STATIONS = 10_000
@@ -72,7 +72,15 @@ class Stations:
     and what is in it is immutable: a thread finds what was true before a change, or after it.
     """
 
-    def __init__(self, connection: MemphisConnection, config: Config, client: control.Client, exists: Exists) -> None:
+    def __init__(
+        self,
+        connection: MemphisConnection,
+        config: Config,
+        client: control.Client,
+        exists: Exists,
+        may_create: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._may_create = may_create
         self.known: dict[str, Demand | None] = {}
         self._connection, self._config, self._client, self._exists = connection, config, client, exists
         self._loop = asyncio.get_running_loop()
@@ -187,6 +195,8 @@ class Stations:
         """Makes a station. A producer's creation would make one too, with the broker's own settings."""
         if not self._config.auto_create_stations:
             raise StationNotFound(f"there is no station {station.name}")
+        if not self._may_create():
+            raise TooManyStations
         body = control.station_creation(self._client, station, self._config)
         text = control.read_answer(await self._request(control.STATION_CREATIONS, body))
         if text and not control.is_race(text):

@@ -15,6 +15,7 @@ from proxy.brokers import Broker, Notice, Reply, Session
 from proxy.brokers.atomic import AtomicDelivery
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.readers import Identity, Readers
+from proxy.brokers.revocations import Heard, Revocations
 from proxy.brokers.syslog import Syslog
 from proxy.brokers.waiting import Waiting, Wish
 from proxy.config import Config
@@ -22,6 +23,7 @@ from proxy.credentials import Credentials
 from proxy.errors import (
     BrokerAway,
     BrokerRefused,
+    Forbidden,
     GatewayError,
     Internal,
     Overloaded,
@@ -35,6 +37,7 @@ TICK_SECONDS = 0.25
 RETRY_SECONDS = 0.5
 REFUSAL_SECONDS = 0.51  # half a second at least: the loop's clock counts in milliseconds
 AWAY_MEMORY_SECONDS = 15.0
+REFUSED_MEMORY_SECONDS = 3.0  # a token outlives its user's removal; each message must not cost a connection
 
 
 class Link:
@@ -52,11 +55,22 @@ class Link:
 
 
 class Pool:
-    """The sessions of a worker, at most `MAX_SESSIONS`; idle ones give way to new ones."""
+    """The sessions of a worker, at most `MAX_SESSIONS`; idle ones give way to new ones.
 
-    def __init__(self, broker: Broker, config: Config, notice: Notice = lambda event, **fields: None) -> None:
+    `revoked` is told of families of tokens that were revoked, see `revocations`.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        config: Config,
+        notice: Notice = lambda event, **fields: None,
+        revoked: Heard = lambda ends: None,
+    ) -> None:
+        self.revocations = Revocations(broker, config, revoked, notice)
         self._broker, self._config, self._notice = broker, config, notice
         self._links: OrderedDict[Identity, Link] = OrderedDict()
+        self._refused: dict[Identity, tuple[float, GatewayError]] = {}  # until when, why; no more than `MAX_SESSIONS`
         self._tasks: set[asyncio.Task[Any]] = set()
         self._logons = 0
         self._away_since: float | None = None
@@ -71,6 +85,7 @@ class Pool:
         """Starts the clock; call it on the loop before anything else."""
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        await self.revocations.open()
 
     async def close(self) -> None:
         """Ends what is left, and closes all sessions."""
@@ -86,7 +101,8 @@ class Pool:
         closing = [session.close() for session in sessions]
         if self.syslog is not None:
             closing.append(self.syslog.close())
-        await asyncio.gather(*closing, self._readers.close(), *self._tasks, return_exceptions=True)
+        closing += [self._readers.close(), self.revocations.close()]
+        await asyncio.gather(*closing, *self._tasks, return_exceptions=True)
 
     def publish(
         self,
@@ -125,6 +141,7 @@ class Pool:
         except Unauthorized:
             await asyncio.sleep(started + REFUSAL_SECONDS - self._loop.time())
             raise
+        self._refused.pop(credentials.identity, None)
         link = self._links.get(credentials.identity) or self._try_link(credentials)
         if link is None or link.session is not None or self._closed:
             self._do(session.close())
@@ -246,6 +263,7 @@ class Pool:
             return
         session = await self._broker.connect(Credentials(self._config.root_user, self._config.root_secret))
         self._do(session.close())
+        await self.revocations.check()
 
     async def _prove(self, credentials: Credentials) -> Session:
         if self._logons >= self._config.max_logons:
@@ -261,11 +279,24 @@ class Pool:
     def _link(self, credentials: Credentials) -> Link:
         link = self._links.get(credentials.identity)
         if link is None:
+            self._raise_refusal(credentials.identity)
             link = self._try_link(credentials)
             if link is None:
                 raise Overloaded("all broker sessions of this worker are in use (MAX_SESSIONS); try again shortly")
         self._links.move_to_end(credentials.identity)
         return link
+
+    def _remember_refusal(self, identity: Identity, error: GatewayError) -> None:
+        self._refused.pop(identity, None)
+        if len(self._refused) >= self._config.max_sessions:  # the oldest goes
+            del self._refused[next(iter(self._refused))]
+        self._refused[identity] = self._loop.time() + REFUSED_MEMORY_SECONDS, error
+
+    def _raise_refusal(self, identity: Identity) -> None:
+        """Raises what the broker has told this user a moment ago."""
+        until, error = self._refused.get(identity, (0.0, None))
+        if error is not None and self._loop.time() < until:
+            raise type(error)(error.message)
 
     def _try_link(self, credentials: Credentials) -> Link | None:
         """A new place in the pool; the one unused longest gives way when there is none."""
@@ -338,7 +369,10 @@ class Pool:
         """The broker does not take this user: so is told to everyone who waits for the session."""
         if link.session is not None:  # a log-on has brought one meanwhile
             return
-        self._links.pop(link.credentials.identity, None)
+        identity = link.credentials.identity
+        self._links.pop(identity, None)
+        if isinstance(error, Unauthorized | Forbidden):
+            self._remember_refusal(identity, error)
         for delivery in list(link.deliveries):
             delivery.refuse(error)
 

@@ -24,8 +24,10 @@ from proxy.brokers.publishing import Delivery, tokens
 from proxy.brokers.schemas import BUCKET, Registry
 from proxy.brokers.waiting import Waiting
 from proxy.config import Config
-from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound
+from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound, TooManyStations
 from proxy.messages import UNKNOWN, Demand, Message, Station, Unknown
+
+MayCreate = Callable[[], bool]
 
 ATOMIC_SINCE = (2, 12)
 LIMIT_MEMORY_SECONDS = 2.0
@@ -71,16 +73,23 @@ class Got(msgspec.Struct):
 class Session:
     """One broker connection as one user: publishes, and knows what it has learnt about stations.
 
-    `ask_limit` tells how large a message the server takes by now.
+    `ask_limit` tells how large a message the server takes by now; `may_create` counts a station that is about to be
+    created, and says whether it may be.
     """
 
     id_name = "Nats-Msg-Id"
     marks: tuple[tuple[str, str], ...] = ()  # headers of ours that every message has
 
-    def __init__(self, connection: Connection, config: Config, ask_limit: Callable[[], Awaitable[int]]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        config: Config,
+        ask_limit: Callable[[], Awaitable[int]],
+        may_create: MayCreate = lambda: True,
+    ) -> None:
         self.connection = connection
         self.max_payload = connection.max_payload
-        self._ask_limit = ask_limit
+        self._ask_limit, self._may_create = ask_limit, may_create
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._limit_asked_at = self._loop.time()
@@ -206,8 +215,9 @@ class Session:
     async def ensure(self, station: Station) -> bool:
         """Sees that the station exists: true when it was created for this, false when it was there.
 
-        Raises `StationNotFound`, `Forbidden` when it is absent and the user may not create it, and `BrokerRefused` or
-        `BrokerAway` when it cannot be told now. Callers that ask for the same station share one answer.
+        Raises `StationNotFound`, `Forbidden` or `TooManyStations` when it is absent and the user may not create it,
+        and `BrokerRefused` or `BrokerAway` when it cannot be told now. Callers that ask for the same station share one
+        answer.
         """
         task = self._ensuring.get(station.name)
         if task is None:
@@ -270,6 +280,8 @@ class Session:
         except StationNotFound:
             if not self._config.auto_create_stations:
                 raise
+            if not self._may_create():
+                raise TooManyStations from None
             await self._create(station)
             return True
         return False

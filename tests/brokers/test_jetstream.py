@@ -156,6 +156,23 @@ def test_many_messages_at_once_create_a_station_once(
     assert monitor(server, "/jsz")["api"]["total"] == 3  # names, creation; the count is the operator's
 
 
+def test_a_user_creates_only_so_many_stations_in_a_minute(nats_server: Servers, producer: Producers) -> None:
+    """Under whatever account it says; those that exist, and other users, are not concerned."""
+    server = nats_server(users={**USERS, "alice": "a"})
+    env = {"AUTO_CREATE_STATIONS": "true", "MAX_STATIONS_CREATED_PER_MINUTE": "2"}
+    started = producer(settings(server.url, **env))
+    first, second, third, fourth = (station_named(f"orders-{n}") for n in range(4))
+    for credentials, station in ((ALICE, first), (Credentials("alice$7", "a", "7"), second)):
+        assert started.single(credentials, station, b"x", ()).sequence == 1
+    refused = failure(started.single, ALICE, third, b"x", ())
+    assert (facts(refused), refused.status) == (("TooManyStations", "no", "safe"), 429)
+    refused = failure(started.batch, ALICE, third, [b"x", b"y"], ())
+    assert (refused.status, refused.stored, dict(refused.headers())) == (429, "no", {"Retry-After": "60"})
+    assert started.single(ALICE, first, b"y", ()).sequence == 2
+    assert started.single(ROOT, fourth, b"x", ()).sequence == 1
+    assert Operator(server).api("STREAM.NAMES")["streams"] == ["orders-0", "orders-1", "orders-3"]
+
+
 @pytest.mark.slow
 def test_what_the_broker_refuses_to_create_is_told(server: NatsServer, producer: Producers) -> None:
     """Three copies need three servers; the broker's reason is in the error."""

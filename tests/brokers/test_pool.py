@@ -142,6 +142,46 @@ def test_wrong_credentials_are_told_after_half_a_second(
     assert 0.5 <= time.monotonic() - before < 0.8
 
 
+@pytest.mark.slow
+def test_a_user_who_was_refused_costs_no_connection_each_time(server: NatsServer, producer: Producers) -> None:
+    """A token outlives its user; for some seconds the broker's word is remembered, then it is asked again."""
+    started = producer(settings(server.url))
+    gone = Credentials("gone", "x")
+    assert facts(failure(started.single, gone, ORDERS, b"x", ())) == ("Unauthorized", "no", "never")
+    before = monitor(server, "/varz")["total_connections"]
+    for _ in range(20):
+        assert facts(failure(started.single, gone, ORDERS, b"x", ())) == ("Unauthorized", "no", "never")
+        assert failure(started.batch, gone, ORDERS, [b"x"], ()).status == 401
+    assert monitor(server, "/varz")["total_connections"] == before
+    eventually(lambda: failure(started.single, gone, ORDERS, b"x", ()) and _asked_again(server, before), 10)
+
+
+def _asked_again(server: NatsServer, before: int) -> bool:
+    return bool(monitor(server, "/varz")["total_connections"] > before)
+
+
+def test_a_log_on_ends_the_memory_of_a_refusal(nats_server: Servers, producer: Producers) -> None:
+    """A user who is let in again, and logs on, can produce at once."""
+    allowed = "authorization { users: [%s] }"
+    root, late = "{ user: root, password: memphis }", Credentials("late", "x")
+    server = nats_server(allowed % root)
+    Operator(server).add("orders")
+    started = producer(settings(server.url))
+    assert failure(started.single, late, ORDERS, b"x", ()).status == 401
+    server.config(allowed % (root + ", { user: late, password: x }"))
+    server.reload()
+    started.log_on(late)
+    assert started.single(late, ORDERS, b"x", ()).sequence == 1
+
+
+def test_the_memory_of_refusals_is_bounded(server: NatsServer, producer: Producers) -> None:
+    """No more of them than sessions; the oldest is asked for again."""
+    started = producer(settings(server.url, MAX_SESSIONS=2))
+    for number in range(5):
+        assert failure(started.single, Credentials(f"gone-{number}", "x"), ORDERS, b"x", ()).status == 401
+    assert len(started._pool._refused) == 2
+
+
 def test_refused_log_ons_do_not_hold_up_others(server: NatsServer, producer: Producers, submit: Submit) -> None:
     """Who waits for the half second to pass takes nobody's place."""
     started = producer(settings(server.url, MAX_LOGONS="1"))
