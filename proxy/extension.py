@@ -106,18 +106,24 @@ class Stations:
         self._seeding.check()
 
     def prove(self, path: str, proved: Proved) -> None:
-        """Remembers that Flask has served this path well. Bounded; two threads at worst forget once more."""
+        """Remembers that Flask has served this path well. Bounded; two threads at worst forget once more.
+
+        What says the same stays the same object, to which whoever was proved by it holds on.
+        """
+        if self.proved.get(path) == proved:
+            return
         if len(self.proved) >= MAX_PROVED:
             self.proved.clear()
         self.proved[path] = proved
 
     def caller(self) -> Caller:
         """Who sent the current request, by its access token. Raises `Unauthorized` or `RateLimited`."""
-        scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        environ = request.environ
+        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized
         caller = self.tokens.verify(token.strip())
-        self.admit(request.environ, caller)
+        self.admit(environ, caller)
         return caller
 
     def admit(self, environ: dict[str, Any], caller: Caller) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from flask import request
+from typing import TYPE_CHECKING
+
+from flask import Request, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import PathConverter
 
 from proxy.errors import BadBody, LengthRequired, UnsupportedEncoding
 from proxy.inflating import gunzip, is_gzip
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 LARGEST_CONTENT = 1 << 30  # where a team has taken the limit away
 
@@ -24,23 +29,46 @@ def add_converters(state: BlueprintSetupState) -> None:
     state.app.url_map.converters |= {"station": NameConverter, "schema": NameConverter}
 
 
+def current() -> Request:
+    """The current request itself: whatever is asked of `flask.request` looks it up anew."""
+    own: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return own
+
+
 def body() -> bytes:
     """The body as sent, or inflated; the application's limit on its length is enforced before it is read."""
-    if request.content_length is None and not request.environ.get("HTTP_TRANSFER_ENCODING"):
-        raise LengthRequired
-    gzip = is_gzip(request.environ.get("HTTP_CONTENT_ENCODING", ""))
+    own = current()
+    environ, limit = own.environ, own.max_content_length
+    gzip = is_gzip(environ.get("HTTP_CONTENT_ENCODING", ""))
+    length = _length(environ)
     if gzip is None:
         raise UnsupportedEncoding
-    body = request.get_data(cache=False)
-    length = request.content_length
-    if length is None and len(body) == request.max_content_length:
-        _see_that_it_ends()
-    if length is not None and len(body) < length:  # some servers hand over what has come
-        raise BadBody("the body ended before its Content-Length")
-    return gunzip(body, request.max_content_length or LARGEST_CONTENT) if gzip else body
-
-
-def _see_that_it_ends() -> None:
-    """Of a body in chunks werkzeug reads as much as the limit allows, and says nothing if there is more."""
-    if request.environ["wsgi.input"].read(1):
+    if length is None:
+        body = _in_chunks(own, limit)
+    elif limit is not None and length > limit:
         raise RequestEntityTooLarge
+    else:
+        body = environ["wsgi.input"].read(length)
+        if len(body) < length:  # some servers hand over what has come
+            raise BadBody("the body ended before its Content-Length")
+    return gunzip(body, limit or LARGEST_CONTENT) if gzip else body
+
+
+def _length(environ: WSGIEnvironment) -> int | None:
+    """The body's length; None for one that comes in chunks."""
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        return None
+    text = environ.get("CONTENT_LENGTH")
+    if text is None:
+        raise LengthRequired
+    if not text.isdecimal() or not text.isascii():
+        raise BadBody("the Content-Length is no number")
+    return int(text)
+
+
+def _in_chunks(own: Request, limit: int | None) -> bytes:
+    """A body without a length. werkzeug reads as much as the limit allows, and says nothing if there is more."""
+    body = own.get_data(cache=False)
+    if len(body) == limit and own.environ["wsgi.input"].read(1):
+        raise RequestEntityTooLarge
+    return body

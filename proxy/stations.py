@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 import schemas
 from proxy import intake, shaping
@@ -41,12 +41,13 @@ def produce_batch(station: str) -> Response:
 
 def _produce(name: str, plan: MakePlan) -> Response:
     """What Flask adds: the route, the limit on the body, and the memory that this request was fine."""
-    extension, environ = the_stations(), request.environ
+    extension, own = the_stations(), intake.current()
+    environ = own.environ
     if OUTCOME in environ:  # the lane has tried, and only the answer is left to give
         raise environ[OUTCOME]
     credentials, station, body = extension.caller().credentials, station_named(name), intake.body()
     content = plan(extension, credentials, station, environ).answer(body)
-    extension.prove(environ["PATH_INFO"], Proved(str(request.endpoint), plan, station, str(request.url_rule)))
+    extension.prove(environ["PATH_INFO"], Proved(str(own.endpoint), plan, station, str(own.url_rule)))
     return Response(content, mimetype="application/json")
 
 
