@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Config, settings_table
+from proxy.config import Config
 from proxy.errors import BadSetting
 from proxy.parsers import Rate
+from proxy.settings_table import settings_table
 
 _BROKER = {"BROKER_URL": "nats://broker:4222", "JWT_SECRET": "s" * 32}
 _ENVS = [field.metadata["env"] for field in dataclasses.fields(Config)]

@@ -21,7 +21,7 @@ LAYERS = [
     "proxy.http1",
     "proxy.server",
     "schemas proxy.config proxy.inflating proxy.messages proxy.sealing proxy.shaping",
-    "schemas.auth schemas.registry schemas.stations proxy.dead_letters proxy.keys proxy.limits",
+    "proxy.settings_table schemas.auth schemas.registry schemas.stations proxy.dead_letters proxy.keys proxy.limits",
     "proxy.brokers proxy.brokers.murmur proxy.edge proxy.validators",
     "proxy.brokers.memphis_control proxy.brokers.partitions",
     "proxy.validators.avro_schema proxy.validators.graphql_shapes",

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from proxy.config import settings_table
 from proxy.errors import BatchFailed, GatewayError, TooLarge, to_response
+from proxy.settings_table import settings_table
 from tests.brokers.tools import Operator
 from tests.clients import STORED, logged_on
 from tests.servers import ROOT, Gateway, NatsServer
