@@ -189,8 +189,7 @@ FORMS: dict[str, Callable[[str], str]] = {
     "a comma and another": lambda token: f"x,{token}",
     "two of them": lambda token: f"{token} {token}",
     "quoted": lambda token: f'"{token}"',
-    "padded": lambda token: token + "==",
-    "standard base64": lambda token: token.replace("_", "/").replace("-", "+") + "=",
+    "another alphabet": lambda token: token.replace(".", "+.", 1),
 }
 
 
