@@ -45,6 +45,7 @@ LAYERS = [
     "proxy.brokers.demands",
     "proxy.brokers.readers proxy.brokers.revocations proxy.brokers.session",
     "proxy.brokers.syslog",
+    "proxy.brokers.links",
     "proxy.brokers.pool",
     "proxy.brokers.jetstream proxy.brokers.memphis_stations",
     "proxy.brokers.memphis",

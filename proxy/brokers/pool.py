@@ -13,6 +13,7 @@ from typing import Any
 
 from proxy.brokers import Broker, Notice, Reply, Session
 from proxy.brokers.atomic import AtomicDelivery
+from proxy.brokers.links import Link, Refusals
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.readers import Identity, Readers
 from proxy.brokers.revocations import Heard, Revocations
@@ -37,21 +38,6 @@ TICK_SECONDS = 0.25
 RETRY_SECONDS = 0.5
 REFUSAL_SECONDS = 0.51  # half a second at least: the loop's clock counts in milliseconds
 AWAY_MEMORY_SECONDS = 15.0
-REFUSED_MEMORY_SECONDS = 3.0  # a token outlives its user's removal; each message must not cost a connection
-
-
-class Link:
-    """A user's place in the pool: the session, if there is one, and the deliveries (and wishes) that need it."""
-
-    __slots__ = ("credentials", "deliveries", "opening", "retry_at", "session", "used")
-
-    def __init__(self, credentials: Credentials) -> None:
-        self.credentials = credentials
-        self.session: Session | None = None
-        self.opening = False
-        self.deliveries: dict[Waiting, None] = {}
-        self.used = 0.0
-        self.retry_at = 0.0
 
 
 class Pool:
@@ -70,7 +56,7 @@ class Pool:
         self.revocations = Revocations(broker, config, revoked, notice)
         self._broker, self._config, self._notice = broker, config, notice
         self._links: OrderedDict[Identity, Link] = OrderedDict()
-        self._refused: dict[Identity, tuple[float, GatewayError]] = {}  # until when, why; no more than `MAX_SESSIONS`
+        self._refused = Refusals(config.max_sessions)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._logons = 0
         self._away_since: float | None = None
@@ -141,7 +127,7 @@ class Pool:
         except Unauthorized:
             await asyncio.sleep(started + REFUSAL_SECONDS - self._loop.time())
             raise
-        self._refused.pop(credentials.identity, None)
+        self._refused.forget(credentials.identity)
         link = self._links.get(credentials.identity) or self._try_link(credentials)
         if link is None or link.session is not None or self._closed:
             self._do(session.close())
@@ -279,24 +265,12 @@ class Pool:
     def _link(self, credentials: Credentials) -> Link:
         link = self._links.get(credentials.identity)
         if link is None:
-            self._raise_refusal(credentials.identity)
+            self._refused.check(credentials.identity, self._loop.time())
             link = self._try_link(credentials)
             if link is None:
                 raise Overloaded("all broker sessions of this worker are in use (MAX_SESSIONS); try again shortly")
         self._links.move_to_end(credentials.identity)
         return link
-
-    def _remember_refusal(self, identity: Identity, error: GatewayError) -> None:
-        self._refused.pop(identity, None)
-        if len(self._refused) >= self._config.max_sessions:  # the oldest goes
-            del self._refused[next(iter(self._refused))]
-        self._refused[identity] = self._loop.time() + REFUSED_MEMORY_SECONDS, error
-
-    def _raise_refusal(self, identity: Identity) -> None:
-        """Raises what the broker has told this user a moment ago."""
-        until, error = self._refused.get(identity, (0.0, None))
-        if error is not None and self._loop.time() < until:
-            raise type(error)(error.message)
 
     def _try_link(self, credentials: Credentials) -> Link | None:
         """A new place in the pool; the one unused longest gives way when there is none."""
@@ -372,7 +346,7 @@ class Pool:
         identity = link.credentials.identity
         self._links.pop(identity, None)
         if isinstance(error, Unauthorized | Forbidden):
-            self._remember_refusal(identity, error)
+            self._refused.remember(identity, error, self._loop.time())
         for delivery in list(link.deliveries):
             delivery.refuse(error)
 
