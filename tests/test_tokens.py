@@ -173,8 +173,8 @@ def _can_encode(name: str, value: Any) -> bool:
 BAD: dict[str, Change] = {
     "expired": _with(exp=int(time.time()) - 1),
     "expired long ago": _with(exp=1),
-    "not yet valid": _with(nbf=int(time.time()) + 600),
-    "issued in the future": _with(iat=int(time.time()) + 600),
+    "not yet valid": _with(nbf=int(time.time()) + 86_400),
+    "issued in the future": _with(iat=int(time.time()) + 86_400),
     "another audience": _with(aud="others"),
     "another issuer": _with(iss="others"),
     "another type": _with(type="other"),

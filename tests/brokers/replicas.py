@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from proxy.bridge import Bridge
 from proxy.brokers import open_broker
 from proxy.brokers.pool import Pool
+from proxy.brokers.revocations import Revocations
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.messages import Demand, Station, Unknown
@@ -17,7 +19,10 @@ class Replica:
 
     def __init__(self, config: Config) -> None:
         self.notices: list[str] = []
-        self._pool = Pool(open_broker(config, self._notice), config, self._notice)
+        broker = open_broker(config, self._notice)
+        self._pool = Pool(broker, config, self._notice)
+        # None of its connections are for log-outs.
+        self._pool.revocations = Revocations(broker, dataclasses.replace(config, root_user=""), print, self._notice)
         self._bridge = Bridge(self._pool.open, self._pool.close)
         self._bridge.start()
 
