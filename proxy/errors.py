@@ -393,6 +393,15 @@ class BatchFailed(GatewayError):
         return self._typical.headers() if self._typical is not None else []
 
 
+class CheckFailed(BatchFailed):
+    """As `BatchFailed`, of a batch that was checked only: nothing of it is stored, the good messages neither."""
+
+    def __init__(self, total: int, failures: list[tuple[int, GatewayError]]) -> None:
+        super().__init__(total, failures)
+        self.stored = "no"
+        self.fields["sent"] = 0
+
+
 def _batch_status(total: int, errors: list[GatewayError]) -> int:
     """One status for many errors: the one that all messages share, else 504 before 503 before 400."""
     statuses = {error.status for error in errors}

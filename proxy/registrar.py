@@ -8,7 +8,7 @@ from typing import Any
 from proxy import checking, validators
 from proxy.credentials import Credentials
 from proxy.dead_letters import station_of
-from proxy.errors import BatchFailed, BrokerAway, ChangeUnconfirmed, GatewayError, SchemaNotFound
+from proxy.errors import BrokerAway, ChangeUnconfirmed, CheckFailed, GatewayError, SchemaNotFound
 from proxy.messages import Attachment, Schema, SchemaHead, SchemaVersion, Station
 from proxy.producer import Producer
 from proxy.replies import GaveUp
@@ -78,12 +78,12 @@ class Registrar:
             checking.check(demand, payload)
 
     def validate_batch(self, credentials: Credentials, station: Station, payloads: list[bytes]) -> None:
-        """Checks payloads as `Producer.batch` would. Raises `BatchFailed`."""
+        """Checks payloads as `Producer.batch` would. Raises `CheckFailed`."""
         until = self._until()
         demand = self._producer.demand(credentials, station, until)
         refused: list[tuple[int, GatewayError]] = [*self._producer.refused(demand, payloads, until).items()]
         if refused:
-            raise BatchFailed(len(payloads), refused)
+            raise CheckFailed(len(payloads), refused)
 
     def _until(self) -> float:
         return time.monotonic() + self._seconds

@@ -18,6 +18,7 @@ from proxy.errors import (
     BatchFailed,
     BrokerAway,
     BrokerRefused,
+    CheckFailed,
     Forbidden,
     GatewayError,
     Internal,
@@ -30,10 +31,11 @@ from proxy.errors import (
     to_response,
 )
 
+BATCHES = (BatchFailed, CheckFailed)
 CLASSES = {
     name: thing
     for name, thing in vars(errors).items()
-    if inspect.isclass(thing) and issubclass(thing, GatewayError) and thing not in (GatewayError, BatchFailed)
+    if inspect.isclass(thing) and issubclass(thing, GatewayError) and thing not in (GatewayError, *BATCHES)
 }
 PROBLEM = "application/problem+json"
 
@@ -258,6 +260,12 @@ def test_a_batch_tells_the_truth_about_all_of_it(total: int, failures: list[Gate
     """`partly` when any was stored, `unknown` when that cannot be told, `no` only when none was."""
     body = _answer(BatchFailed(total, list(enumerate(failures))))[2]
     assert (body["stored"], body["repeat"]) == truth
+
+
+def test_nothing_of_a_batch_that_was_only_checked_is_called_stored() -> None:
+    """Nor sent, though some of its messages are good."""
+    body = _answer(CheckFailed(3, [(1, BadBody("bad"))]))[2]
+    assert [body[name] for name in ("fail", "sent", "stored", "repeat")] == [1, 0, "no", "never"]
 
 
 def test_a_batch_names_each_failure() -> None:

@@ -287,6 +287,7 @@ def test_a_batch_can_be_checked(api: Api, broker: NatsServer, station: str) -> N
     refused = api.post(path, b'{"id": 1}\n{}\n{"id": "x"}', "application/x-ndjson")
     assert refused.status_code == 400
     assert [failure["index"] for failure in refused.get_json()["failed"]] == [1, 2]
+    assert [refused.get_json()[name] for name in ("fail", "sent", "stored", "repeat")] == [2, 0, "no", "never"]
     assert payloads(broker, station) == []
 
 
