@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -254,3 +255,23 @@ def test_a_gateway_without_its_broker_is_ready_once_the_schemas_are_there(
     eventually(lambda: running.get("/monitoring/ready")[0] == 200, 20)
     with logged_on(running.host) as sender:
         assert sender.single("orders", b"{}").status == 400
+
+
+def test_a_head_that_repeats_has_each_body_checked(gateway: Gateways, broker: NatsServer) -> None:
+    """Requests that go neither through Flask nor through WSGI are checked like all others."""
+    running = gateway({"BROKER_URL": broker.url, **SECRET}).start()
+    host, _, port = running.host.partition(":")
+    with logged_on(running.host) as maker, socket.create_connection((host, int(port)), 10) as connection:
+        head = f"POST /stations/orders/produce/single HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {maker.token}\r\n"
+
+        def send(body: bytes) -> int:
+            length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(f"{head}{length}".encode() + body)
+            return int(connection.recv(65536).split()[1])
+
+        good, bad = [b'{"id": %d}' % number for number in range(20)], [b'{"di": %d}' % number for number in range(20)]
+        assert [send(body) for body in good] == [200] * 20
+        _demand(maker, "orders", ORDER)
+        answers = [(send(fine), send(wrong)) for fine, wrong in zip(good, bad, strict=True)]
+    assert answers == [(200, 400)] * 20
+    assert Operator(broker).payloads("orders") == good * 2
