@@ -166,6 +166,7 @@ class Connection:
         if not service.asks or not service.keeps_alive or not again(body, self):
             return False
         self.busy = True
+        self._awaits = ""
         self._asked = asked, body
         service.count()
         return True

@@ -239,3 +239,33 @@ def test_what_was_asked_for_does_not_expire(talk):
     assert not connection.closed
     later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", b"ok")
     assert receive(client).endswith(b"ok")
+
+
+def ask_in_two_pieces(application, client):
+    """A request whose body comes after its head, served without WSGI."""
+    head, _, body = post(b"three").partition(b"\r\n\r\n")
+    client.sendall(head + b"\r\n\r\n")
+    gevent.sleep(0.05)
+    client.sendall(body)
+    until(lambda: application.asked)
+    later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", b"ok")
+    assert receive(client).endswith(b"ok")
+
+
+def test_an_idle_connection_ends_without_a_word(talk):
+    """Its last request came in pieces, and all of it: nothing is missing for which a client could be refused."""
+    application = Offering()
+    service, client, connection = talk(application)
+    ask_in_two_pieces(application, client)
+    connection.deadline = 0.0
+    later(service.service._sweep)
+    assert receive(client) == b""
+
+
+def test_a_stop_closes_what_was_served_in_pieces(talk):
+    """Nobody waits for a request that has been answered."""
+    application = Offering()
+    service, client, _ = talk(application)
+    ask_in_two_pieces(application, client)
+    service.service.stop()
+    assert receive(client) == b""
