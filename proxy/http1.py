@@ -290,7 +290,8 @@ class Connection:
             return self._refuse(item)
         service = self._service
         environ = item.environ
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self._peer
+        if "REMOTE_ADDR" not in environ:  # else `again_for` was asked, which may have found the client behind a proxy
+            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self._peer
         service.count()
         return self._run(item, service.application)
 

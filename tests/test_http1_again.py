@@ -269,3 +269,21 @@ def test_a_stop_closes_what_was_served_in_pieces(talk):
     ask_in_two_pieces(application, client)
     service.service.stop()
     assert receive(client) == b""
+
+
+def test_what_the_application_found_out_about_the_client_stays(talk):
+    """It looks behind trusted proxies when it is asked for a head, and not a second time."""
+    application, seen = Offering(), []
+
+    def again_for(environ):
+        """As the edge, where it trusts a proxy."""
+        environ["REMOTE_ADDR"] = f"behind {environ['REMOTE_ADDR']}"
+
+    def serve(environ, start_response):
+        """What WSGI calls."""
+        seen.append(environ["REMOTE_ADDR"])
+        return Offering.__call__(application, environ, start_response)
+
+    serve.again_for = again_for
+    talk(serve)
+    assert [address.partition(" ")[0] for address in seen] == ["behind", "behind"]
