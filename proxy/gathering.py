@@ -84,6 +84,7 @@ class Parcel:
 
     def __init__(self, orders: list[Order]) -> None:
         self._orders: list[Order | None] = [*orders]
+        self._fault: Exception | None = None
 
     def heard(self, part: list[tuple[int, Ack | GatewayError]]) -> None:
         """Results that are known before those of others."""
@@ -94,6 +95,8 @@ class Parcel:
         """The results of all; or one failure for all that have none yet."""
         for index in range(len(self._orders)):
             self._tell(index, value[index] if value is not None else _own(error))
+        if self._fault is not None:
+            raise self._fault
 
     def _tell(self, index: int, result: Ack | Exception) -> None:
         order = self._orders[index]
@@ -101,7 +104,10 @@ class Parcel:
             self._orders[index] = None
             if isinstance(result, GatewayError):
                 with_key(result, order.message.key.partition(".")[2])
-            order.done(order.tag, result)
+            try:
+                order.done(order.tag, result)
+            except Exception as fault:  # of ours; it is raised when the others have been told
+                self._fault = self._fault or fault
 
 
 def _own(error: BaseException | None) -> Exception:

@@ -179,11 +179,16 @@ class Again:
 
     def _settled(self, asked: tuple[Asker, float, int], result: Ack | Exception) -> None:
         asker, began, length = asked
-        if isinstance(result, Ack):
-            content = self._plan.posted
-            asker.answer(self.head(began, length, len(content)), content)
-        else:
+        if not isinstance(result, Ack):
             asker.decline({OUTCOME: result})
+            return
+        content = self._plan.posted
+        try:
+            head = self.head(began, length, len(content))
+        except Exception as error:  # a log that cannot be written; the application answers what is left to say
+            asker.decline({OUTCOME: error})
+        else:
+            asker.answer(head, content)
 
 
 def _applies(hooks: Mapping[str | None, Any], proved: Proved) -> bool:

@@ -176,3 +176,16 @@ def test_a_stopping_bridge_tells_so() -> None:
     gathering.add(ANN, ORDERS, order("b", told))
     (_, (_, result)) = wait_for(told, 2)
     assert isinstance(result, Stopping)
+
+
+def test_one_that_cannot_be_told_keeps_no_other_waiting(bridge: Bridge) -> None:
+    """A fault in telling one sender is reported, and the rest of the parcel is told."""
+    told: Told = []
+
+    def fail(tag: Any, result: Any) -> None:
+        raise ZeroDivisionError
+
+    gathering = Gathering(bridge, Broker(), 10.0, 1.0)
+    gathering.add(ANN, ORDERS, order("a", told)._replace(done=fail))
+    gathering.add(ANN, ORDERS, order("b", told))
+    assert wait_for(told, 1) == [("b", Ack(None, False))]

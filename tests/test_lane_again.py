@@ -265,3 +265,18 @@ def test_each_answer_has_its_line_in_the_log(make: Callable[..., Site]) -> None:
     assert (line["route"], line["station"]) == ("/stations/<station:station>/produce/single", "orders")
     assert line["user"] == "root"
     assert line["request_id"].encode() in asker.answers[0][0]
+
+
+def test_an_answer_that_cannot_be_made_is_for_flask_to_give(site: Site) -> None:
+    """Whoever asked must hear something, although the log cannot be written."""
+    offered = offer(site)
+    posts, asker = Posts(site), Asker()
+    assert offered(b"next", asker)
+
+    def fail(*args: Any) -> bytes:
+        raise OSError
+
+    offered.head = fail
+    posts.done[0][0](posts.done[0][1], Ack(None, False))
+    assert not asker.answers
+    assert isinstance(asker.declined[0][OUTCOME], OSError)
