@@ -31,7 +31,7 @@ NO_RESPONDERS = "503"
 PING_SECONDS = 20
 CHECK_SECONDS = 3.0
 CLOSE_SECONDS = 0.5
-DENIAL_GRACE_SECONDS = 0.25
+DENIAL_GRACE_SECONDS = 0.26  # a quarter of a second at least: the loop's clock counts in milliseconds
 MAX_ACKED_SUBJECTS = 10_000
 
 _DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')

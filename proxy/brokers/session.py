@@ -240,8 +240,8 @@ class Session:
         return None if got.error else base64.b64decode(got.message.data)
 
     async def dead_letter(self, station: Station, rejected: list[tuple[Message, str]]) -> list[GatewayError | None]:
-        """NATS keeps none; the gateway does."""
-        raise NotImplementedError
+        """NATS keeps none, and says so; the gateway does."""
+        return [BrokerRefused("this broker keeps no dead letters itself") for _ in rejected]
 
     async def close(self) -> None:
         """Closes the connection."""
