@@ -40,28 +40,21 @@
         ├── ChangeUnconfirmed       504  the same for a change of the registry
         └── BatchFailed                  some messages of a batch failed; its status follows from theirs
 
-Every error says whether the message was stored (`stored`) and whether repeating the request is safe (`repeat`).
+Every error says whether the message was stored (`stored`) and whether repeating the request is safe (`repeat`). What
+all have in common, and how it is written, is in `failures`.
 `to_response` is the one place where an error becomes a body, and where the unexpected is logged.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
-Stored = Literal["no", "unknown", "partly"]
-Repeat = Literal["never", "safe", "with-key"]
-Headers = list[tuple[str, str]]
-
-
-# Of answers that a browser may show: they are data and no page, of this moment, and their address may hold a token.
-DATA_ONLY: Headers = [
-    ("Cache-Control", "no-store"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("Referrer-Policy", "no-referrer"),
-]
+from proxy import failures
+from proxy.failures import DATA_ONLY as DATA_ONLY
+from proxy.failures import GatewayError as GatewayError
+from proxy.failures import Headers
+from proxy.failures import encode as encode
 
 
 class BadSetting(Exception):
@@ -70,32 +63,6 @@ class BadSetting(Exception):
     def __init__(self, variable: str, must: str) -> None:
         super().__init__(f"{variable} must be {must}")
         self.variable = variable
-
-
-class GatewayError(Exception):
-    """A refusal or failure with its HTTP status, and the truth about the message.
-
-    `message` says what is wrong and what to do; `fields` are added to the body of the answer.
-    """
-
-    status = 500
-    stored: Stored = "no"
-    repeat: Repeat = "never"
-    default = "something went wrong"
-
-    def __init__(self, message: str = "", **fields: Any) -> None:
-        super().__init__(message or self.default)
-        self.message = message or self.default
-        self.fields = fields
-
-    @property
-    def code(self) -> str:
-        """The name of the situation, as in `station-not-found`."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
-
-    def headers(self) -> Headers:
-        """Response headers that belong to this error."""
-        return []
 
 
 class BadRequest(GatewayError):
@@ -265,7 +232,7 @@ class RateLimited(GatewayError):
 
     def headers(self) -> Headers:
         """When to come back, and of what there was too much."""
-        headers = [("Retry-After", str(self.retry_after))]
+        headers = super().headers()
         if self.policy:
             name = self.policy.partition(";")[0]
             headers += [("RateLimit-Policy", self.policy), ("RateLimit", f"{name};r=0;t={self.retry_after}")]
@@ -310,10 +277,6 @@ class Unavailable(GatewayError):
     status = 503
     repeat = "safe"
     retry_after = 1
-
-    def headers(self) -> Headers:
-        """When to come back."""
-        return [("Retry-After", str(self.retry_after))]
 
 
 class Overloaded(Unavailable):
@@ -374,19 +337,15 @@ class ChangeUnconfirmed(GatewayError):
 
 
 class BatchFailed(GatewayError):
-    """Some or all messages of a batch failed; `failures` are (index, error) in order."""
+    """Some or all messages of a batch failed; `failed` are (index, error) in order."""
 
-    def __init__(self, total: int, failures: list[tuple[int, GatewayError]], **fields: Any) -> None:
-        super().__init__(f"{len(failures)} of {total} messages failed", **fields)
-        self.status = _batch_status(total, [error for _, error in failures])
-        self.stored, self.repeat = _batch_truth(total, [error for _, error in failures])
-        self._typical = next((error for _, error in failures if error.status == self.status), None)
-        self.fields |= {
-            "errors": [error.message for _, error in failures],
-            "fail": len(failures),
-            "sent": total - len(failures),
-            "failed": [_failed(index, error) for index, error in failures],
-        }
+    def __init__(self, total: int, failed: list[tuple[int, GatewayError]], **fields: Any) -> None:
+        super().__init__(f"{len(failed)} of {total} messages failed", **fields)
+        errors = [error for _, error in failed]
+        self.status = failures.batch_status(total, errors)
+        self.stored, self.repeat = failures.batch_truth(total, errors)
+        self._typical = next((error for error in errors if error.status == self.status), None)
+        self.fields |= failures.batch_fields(total, failed)
 
     def headers(self) -> Headers:
         """Those of the first failure that has the status of the whole: the challenge, when to come back."""
@@ -396,34 +355,10 @@ class BatchFailed(GatewayError):
 class CheckFailed(BatchFailed):
     """As `BatchFailed`, of a batch that was checked only: nothing of it is stored, the good messages neither."""
 
-    def __init__(self, total: int, failures: list[tuple[int, GatewayError]]) -> None:
-        super().__init__(total, failures)
+    def __init__(self, total: int, failed: list[tuple[int, GatewayError]]) -> None:
+        super().__init__(total, failed)
         self.stored = "no"
         self.fields["sent"] = 0
-
-
-def _batch_status(total: int, errors: list[GatewayError]) -> int:
-    """One status for many errors: the one that all messages share, else 504 before 503 before 400."""
-    statuses = {error.status for error in errors}
-    if len(errors) == total and len(statuses) == 1 and statuses & {401, 403, 404, 413, 429, 503}:
-        return statuses.pop()
-    if any(error.stored == "unknown" for error in errors):
-        return 504
-    return 503 if 503 in statuses else 400
-
-
-def _batch_truth(total: int, errors: list[GatewayError]) -> tuple[Stored, Repeat]:
-    repeats = any(error.repeat != "never" for error in errors)
-    if len(errors) < total:
-        return "partly", "with-key" if repeats else "never"
-    if any(error.stored == "unknown" for error in errors):
-        return "unknown", "with-key"
-    return "no", "safe" if repeats else "never"
-
-
-def _failed(index: int, error: GatewayError) -> dict[str, Any]:
-    entry = {"index": index, "error": error.message, "stored": error.stored, "status": error.status}
-    return {**entry, **{k: v for k, v in error.fields.items() if k in ("violations", "dead_letter")}}
 
 
 def of_status(status: int, message: str = "") -> GatewayError:
@@ -445,54 +380,12 @@ def to_response(
 
         structlog.get_logger().error("unexpected", request_id=request_id, exc_info=error)
         error = Internal()
-    body = {**error.fields, "stored": error.stored, "repeat": error.repeat, "request_id": request_id, "success": False}
-    content_type = "application/json"
-    if _wants_problem(accept):
-        content_type = "application/problem+json"
-        body |= {"type": f"urn:stations:error:{error.code}", "title": _phrase(error.status)}
-        body |= {"status": error.status, "detail": error.message}
-    else:
-        body["error"] = error.message
-        if error.status == HTTPStatus.UNAUTHORIZED or path.startswith("/auth"):
-            body["message"] = Unauthorized.default if error.status == HTTPStatus.UNAUTHORIZED else error.message
-    headers = [("Content-Type", content_type), *DATA_ONLY, *error.headers()]
-    return error.status, headers, encode(body)
+    return failures.answer(error, accept, request_id, path)
 
 
-def encode(body: Any) -> bytes:
-    """JSON as all our answers are written: keys in order, no blanks, one line.
-
-    Half a surrogate pair, which a payload may have brought, becomes the escape that JSON has for it.
-    """
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode(errors="backslashreplace")
-
-
-def _wants_problem(accept: str) -> bool:
-    for item in accept.lower().split(","):
-        media, _, rest = item.partition(";")
-        if media.strip() == "application/problem+json" and not re.search(r"q=0(\.0*)?\s*(;|$)", rest):
-            return True
-    return False
-
-
-def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase
-
-
-_FOUND_BY_OTHERS: tuple[type[GatewayError], ...] = (
-    Unauthorized,
-    Forbidden,
-    RouteNotFound,
-    SlowBody,
-    LengthRequired,
-    TooLarge,
-    UnsupportedMediaType,
-    RateLimited,
-    HeadersTooLarge,
-    Internal,
-    Overloaded,
-    AckTimeout,
-)
+_FOUND_BY_OTHERS: list[type[GatewayError]] = [
+    *(Unauthorized, Forbidden, RouteNotFound, SlowBody, LengthRequired, TooLarge, UnsupportedMediaType),
+    *(RateLimited, HeadersTooLarge, Internal, Overloaded, AckTimeout),
+]
 _BY_STATUS: dict[int, type[GatewayError]] = {error.status: error for error in _FOUND_BY_OTHERS}
 _BY_STATUS[HTTPStatus.BAD_GATEWAY] = Internal
