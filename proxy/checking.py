@@ -6,12 +6,13 @@ One demand counts for all payloads of a request: the one that was in force when 
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Iterator
 
 from proxy import validators
 from proxy.errors import BadRegistry, BadSchema, Overloaded, SchemaViolation, encode
-from proxy.messages import Demand, Schema
+from proxy.messages import Demand, Manner, Schema
 
 # A worker's other greenlets wait for so long at most while a batch is checked, if no single payload takes longer.
 SLICE_SECONDS = 0.002
@@ -26,6 +27,19 @@ def check(demand: Demand, payload: bytes) -> None:
     found = validator.violations(payload)
     if found:
         raise validators.violation(validator.label, found)
+
+
+def refused(
+    demand: Demand | None, payloads: list[bytes], until: float, manner: Manner = "apart"
+) -> dict[int, SchemaViolation]:
+    """Which payloads are not what the station demands, and why; of an atomic batch one is enough to know.
+
+    Raises `BadRegistry`, and `Overloaded` when there is no time to check them all.
+    """
+    if demand is None:
+        return {}
+    found = failures(demand, payloads, until)
+    return dict(itertools.islice(found, 1) if manner == "atomic" and not demand.dead_letter else found)
 
 
 def failures(demand: Demand, payloads: list[bytes], until: float) -> Iterator[tuple[int, SchemaViolation]]:

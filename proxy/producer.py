@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
-from proxy import checking, dead_letters, logs
+from proxy import checking, logs
 from proxy.bridge import Bridge
 from proxy.brokers import open_broker
 from proxy.brokers.pool import Pool
 from proxy.brokers.revocations import Heard
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import (
-    AckTimeout,
-    BadBody,
-    BadStationName,
-    BatchFailed,
-    BrokerAway,
-    ChangeUnconfirmed,
-    GatewayError,
-    OpenBroker,
-    Overloaded,
-    SchemaViolation,
-    Stopping,
-)
+from proxy.errors import BadBody, BatchFailed, BrokerAway, ChangeUnconfirmed, GatewayError, OpenBroker, Stopping
 from proxy.gathering import Done, Gathering, Order
 from proxy.keys import KeyMaker, atomic_ids, element_ids, single_id, with_key
 from proxy.messages import Ack, Demand, Manner, Message, Station, Unknown
 from proxy.replies import GaveUp
+from proxy.storing import GRACE_SECONDS, Storing, size_of
 
 LOG_ON_SECONDS = 15.0
 CHECK_SECONDS = 5.0
 CHECK_MEMORY_SECONDS = 1.0
-# The loop ends every delivery at its deadline; a caller that waits longer knows that the loop stands still.
-GRACE_SECONDS = 0.75
-LEAST_SECONDS = 0.5  # what is sent with less time before it could hardly be answered
-LETTER_SECONDS = 1.0
 
 HeaderPairs = tuple[tuple[str, str], ...]
-Rejected = tuple[Message, SchemaViolation]
-T = TypeVar("T")
 
 
 class Producer:
@@ -62,6 +43,7 @@ class Producer:
         self._pool: Pool
         self._keys = KeyMaker(config.jwt_secret)
         self._gathering: Gathering
+        self._storing: Storing
         self._bridge: Bridge | None = None
         self._checking = threading.RLock()  # `check` may be what starts, and the start checks
         self._checked: tuple[float, GatewayError | None] = (0.0, None)
@@ -86,6 +68,7 @@ class Producer:
             bridge.start(timeout)
             seconds = config.produce_timeout_seconds
             self._gathering = Gathering(bridge, self._pool.publish, seconds, GRACE_SECONDS)
+            self._storing = Storing(bridge, self._pool, seconds)
             self._bridge = bridge
             if self._pool.syslog is not None:
                 self._pool.syslog.write("info", "the gateway is up and running")
@@ -182,39 +165,10 @@ class Producer:
         bridge = self._running()
         return bridge.run(self._pool.registry, credentials, operation, *args, timeout=seconds)
 
-    def known_demand(self, credentials: Credentials, station: Station) -> Demand | Unknown | None:
-        """What the station demands of payloads, as far as it is known here; never waits."""
-        self._running()
-        return self._pool.known_demand(credentials, station)
-
     def demand(self, credentials: Credentials, station: Station, until: float) -> Demand | None:
-        """What the station demands of payloads, None for nothing; the broker is asked only where it is not known.
-
-        `until` is when, by `time.monotonic()`, the answer is of no use any more. Raises what keeps it from being known.
-        """
-        bridge, known = self._running(), self.known_demand(credentials, station)
-        if not isinstance(known, Unknown):
-            return known
-        seconds = max(until - time.monotonic(), 0)
-        try:
-            found: Demand | None = bridge.call(
-                self._pool.demand, credentials, station, seconds, timeout=seconds + GRACE_SECONDS
-            )
-        except GaveUp:
-            raise BrokerAway("the broker did not tell in time which schema the station has") from None
-        return found
-
-    def refused(
-        self, demand: Demand | None, payloads: list[bytes], until: float, manner: Manner = "apart"
-    ) -> dict[int, SchemaViolation]:
-        """Which payloads are not what the station demands, and why; of an atomic batch one is enough to know.
-
-        Raises `BadRegistry`, and `Overloaded` when there is no time to check them all.
-        """
-        if demand is None:
-            return {}
-        found = checking.failures(demand, payloads, until)
-        return dict(itertools.islice(found, 1) if manner == "atomic" and not demand.dead_letter else found)
+        """What the station demands of payloads, asked of the broker where it is not known; see `Storing.demand`."""
+        self._running()
+        return self._storing.demand(credentials, station, until)
 
     # ---- messages ----------------------------------------------------------------------------------------------
 
@@ -233,11 +187,11 @@ class Producer:
         de-duplication id; without one a 503 or 504 carries ours as `idempotency_key`.
         """
         own = key or self._keys.own(station.name)
-        bridge = self._producing(key, own)
+        storing = self._producing(key, own)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         try:
-            (result,) = self._store(bridge, credentials, station, [message], manner)
+            (result,) = storing.store(credentials, station, [message], manner)
         except GatewayError as error:
             result = error
         if isinstance(result, Ack):
@@ -267,7 +221,7 @@ class Producer:
             checking.check(demand, payload)
         id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own(station.name))
         message = Message(payload, headers, id)
-        self._gathering.add(credentials, station, Order(message, _size([message]), done, tag))
+        self._gathering.add(credentials, station, Order(message, size_of([message]), done, tag))
 
     def batch(
         self,
@@ -286,7 +240,7 @@ class Producer:
         if not payloads:
             raise BadBody("the batch has no messages")
         own = key or self._keys.own(station.name)
-        bridge = self._producing(key, own)
+        storing = self._producing(key, own)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         ids = atomic_ids if manner == "atomic" else element_ids
         messages = [
@@ -294,7 +248,7 @@ class Producer:
             for payload, id in zip(payloads, ids(namespace, own, payloads), strict=True)
         ]
         try:
-            results = self._store(bridge, credentials, station, messages, manner)
+            results = storing.store(credentials, station, messages, manner)
         except GatewayError as error:
             results = [error] * len(messages)
         if manner == "atomic" and isinstance(results[0], GatewayError):
@@ -305,124 +259,13 @@ class Producer:
             raise failed if key else with_key(failed, own)
         return [result for result in results if isinstance(result, Ack)]
 
-    def _producing(self, key: str, own: str) -> Bridge:
-        """The bridge for a produce; who gets none is told the key as well, with which to come again."""
+    def _producing(self, key: str, own: str) -> Storing:
+        """What stores; who gets none, as nothing runs, is told the key as well, with which to come again."""
         try:
-            return self._running()
+            self._running()
         except GatewayError as error:
             raise error if key else with_key(error, own) from None
-
-    def _store(
-        self, bridge: Bridge, credentials: Credentials, station: Station, messages: list[Message], manner: Manner
-    ) -> list[Ack | GatewayError]:
-        """Publishes the messages that are what the station demands; of an atomic batch none if one is not."""
-        until = time.monotonic() + self._config.produce_timeout_seconds
-        demand = self.demand(credentials, station, until)
-        if demand is None:
-            return self._publish(bridge, credentials, station, messages, until, manner)
-        refused = self.refused(demand, [message.payload for message in messages], until, manner)
-        if not refused:
-            return self._publish(bridge, credentials, station, messages, until, manner)
-        results: list[Ack | GatewayError] = []
-        if manner != "atomic":
-            accepted = [message for index, message in enumerate(messages) if index not in refused]
-            results = self._try_to_publish(bridge, credentials, station, accepted, until, manner)
-        if demand.dead_letter:
-            rejected = [(messages[index], error) for index, error in refused.items()]
-            self._keep(bridge, credentials, station, rejected, until)
-        if manner == "atomic":
-            raise checking.first_of(refused)
-        rest = iter(results)
-        return [refused[index] if index in refused else next(rest) for index in range(len(messages))]
-
-    def _keep(
-        self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
-    ) -> None:
-        """Has dead letters kept, and notes in each refusal what became of its one; they have a second at least."""
-        until = max(until, time.monotonic() + LETTER_SECONDS)
-        keep = self._hand_over if self._pool.keeps_letters else self._keep_here
-        for (_, refusal), result in zip(rejected, keep(bridge, credentials, station, rejected, until), strict=True):
-            refusal.fields["dead_letter"] = dead_letters.outcome(result)
-
-    def _keep_here(
-        self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
-    ) -> Sequence[Ack | GatewayError]:
-        """Stores dead letters in the station beside."""
-        messages = dead_letters.letters(rejected, station, credentials.user)
-        try:
-            beside = dead_letters.station_of(station)
-        except BadStationName as error:
-            return [error] * len(messages)
-        return self._try_to_publish(bridge, credentials, beside, messages, until, "together")
-
-    def _hand_over(
-        self, bridge: Bridge, credentials: Credentials, station: Station, rejected: list[Rejected], until: float
-    ) -> Sequence[GatewayError | None]:
-        """Gives what was refused to a broker that keeps dead letters itself."""
-        seconds = until - time.monotonic()
-        reasons = [(message, error.message) for message, error in rejected]
-        try:
-            return bridge.run(
-                self._pool.dead_letter, credentials, station, reasons, seconds, timeout=seconds + GRACE_SECONDS
-            )
-        except GaveUp:
-            return [BrokerAway()] * len(rejected)
-        except GatewayError as error:
-            return [error] * len(rejected)
-
-    def _try_to_publish(
-        self,
-        bridge: Bridge,
-        credentials: Credentials,
-        station: Station,
-        messages: list[Message],
-        until: float,
-        manner: Manner,
-    ) -> list[Ack | GatewayError]:
-        """As `_publish`; what keeps all messages from being sent is the answer for each of them."""
-        try:
-            return self._publish(bridge, credentials, station, messages, until, manner) if messages else []
-        except GatewayError as error:
-            return [error] * len(messages)
-
-    def _publish(
-        self,
-        bridge: Bridge,
-        credentials: Credentials,
-        station: Station,
-        messages: list[Message],
-        until: float,
-        manner: Manner,
-    ) -> list[Ack | GatewayError]:
-        seconds = until - time.monotonic()
-        if seconds < LEAST_SECONDS:
-            raise Overloaded("checking the messages against the schema has left no time to store them; try again")
-        try:
-            results: list[Ack | GatewayError] = bridge.call(
-                self._pool.publish,
-                credentials,
-                station,
-                messages,
-                seconds,
-                manner,
-                timeout=seconds + GRACE_SECONDS,
-                weight=len(messages),
-                size=_size(messages),
-            )
-        except GaveUp as error:
-            raise (AckTimeout() if error.started else Overloaded()) from None
-        return results
-
-
-def _size(messages: list[Message]) -> int:
-    """Bytes of the messages of one produce: many small ones may consist of their headers, mostly the same for all."""
-    size, headers, head = 0, None, 0
-    for message in messages:
-        if message.headers is not headers:
-            headers = message.headers
-            head = sum(len(name) + len(value) for name, value in headers)
-        size += len(message.payload) + head
-    return size
+        return self._storing
 
 
 def _log_notice(event: str, fields: dict[str, Any]) -> None:

@@ -12,8 +12,7 @@ from proxy.errors import BrokerAway, ChangeUnconfirmed, CheckFailed, GatewayErro
 from proxy.messages import Attachment, Schema, SchemaHead, SchemaVersion, Station
 from proxy.producer import Producer
 from proxy.replies import GaveUp
-
-GRACE_SECONDS = 0.75
+from proxy.storing import GRACE_SECONDS
 
 
 class Registrar:
@@ -81,7 +80,7 @@ class Registrar:
         """Checks payloads as `Producer.batch` would. Raises `CheckFailed`."""
         until = self._until()
         demand = self._producer.demand(credentials, station, until)
-        refused: list[tuple[int, GatewayError]] = [*self._producer.refused(demand, payloads, until).items()]
+        refused: list[tuple[int, GatewayError]] = [*checking.refused(demand, payloads, until).items()]
         if refused:
             raise CheckFailed(len(payloads), refused)
 

@@ -10,6 +10,7 @@ import pytest
 
 from proxy import checking, validators
 from proxy.errors import BadRegistry, BatchFailed, Overloaded, SchemaViolation, encode, to_response
+from proxy.messages import Manner
 from tests.languages import Words, words
 
 FOREVER = float("inf")
@@ -72,6 +73,21 @@ def test_checking_ends_when_there_is_no_time_left() -> None:
     with pytest.raises(Overloaded) as caught:
         list(checking.failures(words("slow"), [b"x"] * 1000, time.monotonic() + 0.02))
     assert (caught.value.stored, caught.value.repeat) == ("no", "safe")
+
+
+def test_nothing_is_refused_where_nothing_is_demanded() -> None:
+    """A station without a schema takes any payload."""
+    assert checking.refused(None, [b"a", b"b"], FOREVER) == {}
+
+
+@pytest.mark.parametrize(
+    ("manner", "dead_letter", "refused"),
+    [("apart", False, [1, 3]), ("atomic", False, [1]), ("atomic", True, [1, 3])],
+)
+def test_one_reason_is_enough_to_refuse_an_atomic_batch(manner: Manner, dead_letter: bool, refused: list[int]) -> None:
+    """Unless each of its messages that is refused has to be kept as a dead letter."""
+    demand = words("a", dead_letter=dead_letter)
+    assert list(checking.refused(demand, [b"a", b"b", b"a", b"c"], FOREVER, manner)) == refused
 
 
 def test_an_atomic_batch_has_one_reason() -> None:

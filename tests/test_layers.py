@@ -51,7 +51,7 @@ LAYERS = [
     "proxy.brokers.memphis",
     "proxy.replies",
     "proxy.bridge proxy.checking",
-    "proxy.gathering proxy.tokens",
+    "proxy.gathering proxy.storing proxy.tokens",
     "proxy.producer",
     "proxy.registrar",
     "proxy.seeding",

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from proxy import brokers
 from proxy.config import Config
 from proxy.errors import BrokerAway, Stopping
-from proxy.messages import Message, station_named
-from proxy.producer import Producer, _size
+from proxy.messages import station_named
+from proxy.producer import Producer
 from tests.brokers.fakes import FakeServer
 from tests.brokers.tools import ROOT, USERS, Operator, facts, failure, outcomes, settings, unread
 from tests.servers import NatsServer, eventually, free_port
@@ -248,12 +248,6 @@ def test_callers_do_not_wait_for_a_loop_that_stands_still(
         assert time.monotonic() - before < 2.5
     finally:
         Blocked.release.set()
-
-
-def test_headers_count_for_the_bytes_under_way() -> None:
-    """A batch of many small messages with large headers is as large as it will be on its way."""
-    message = Message(b"1", (("x-a", "v" * 997),), "id")
-    assert _size([message] * 3) == 3 * (1 + 1000)
 
 
 # ---- the check -----------------------------------------------------------------------------------------------------
