@@ -8,15 +8,16 @@ known.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 from proxy.bridge import Bridge
 from proxy.credentials import Credentials
 from proxy.errors import AckTimeout, GatewayError, Overloaded
 from proxy.keys import with_key
 from proxy.messages import Ack, Message, Station
-from proxy.replies import GaveUp
+from proxy.replies import GaveUp, Receiver
+from proxy.storing import failure_of
 
 MOST_TOGETHER = 512
 
@@ -61,22 +62,28 @@ class Gathering:
 
     def _post(self, credentials: Credentials, station: Station, orders: list[Order]) -> None:
         parcel = Parcel(orders)
-        messages = [order.message for order in orders]
+        messages, size = [order.message for order in orders], sum([order.size for order in orders])
         try:
-            self._bridge.post(
-                parcel,
-                self._job,
-                credentials,
-                station,
-                messages,
-                self._seconds,
-                "together",
-                timeout=self._seconds + self._grace,
-                weight=len(orders),
-                size=sum([order.size for order in orders]),
-            )
+            self.send(credentials, station, messages, size, parcel)
         except GatewayError as error:
             parcel.ended(None, error)
+
+    def send(
+        self, credentials: Credentials, station: Station, messages: Sequence[Message], size: int, receiver: Receiver
+    ) -> None:
+        """Hands messages over now. `size` is theirs in bytes. Raises `Overloaded`, `Stopping`."""
+        self._bridge.post(
+            receiver,
+            self._job,
+            credentials,
+            station,
+            messages,
+            self._seconds,
+            "together",
+            timeout=self._seconds + self._grace,
+            weight=len(messages),
+            size=size,
+        )
 
 
 class Parcel:
@@ -108,6 +115,32 @@ class Parcel:
                 order.done(order.tag, result)
             except Exception as fault:  # of ours; it is raised when the others have been told
                 self._fault = self._fault or fault
+
+
+class Consignment:
+    """A batch that crossed the bridge: whoever sent it is told one result when all are known, once.
+
+    `done(tag, result)` is called with the first ack, or with what has failed, which tells `key`.
+    """
+
+    def __init__(self, count: int, key: str, done: Done, tag: Any) -> None:
+        self._count, self._key, self._done, self._tag = count, key, done, tag
+
+    def heard(self, part: Any) -> None:
+        """The sender waits for all."""
+
+    def ended(self, value: list[Ack | GatewayError] | None, error: BaseException | None) -> None:
+        """The results of all; or one failure for all."""
+        self._done(self._tag, self._outcome(value, error))
+
+    def _outcome(self, value: list[Ack | GatewayError] | None, error: BaseException | None) -> Ack | Exception:
+        if value is None:
+            failure = _own(error)
+            if not isinstance(failure, GatewayError):
+                return failure
+            value = [failure] * self._count
+        failed = failure_of(value)
+        return with_key(failed, self._key) if failed is not None else cast(Ack, value[0])
 
 
 def _own(error: BaseException | None) -> Exception:

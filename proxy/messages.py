@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import functools
 import re
-from typing import Final, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, overload
 
 import msgspec
 
@@ -39,6 +40,9 @@ def station_named(text: str) -> Station:
 Manner = Literal["together", "apart", "atomic"]
 
 
+Pairs = tuple[tuple[str, str], ...]
+
+
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message for a station.
 
@@ -48,10 +52,40 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """
 
     payload: bytes
-    headers: tuple[tuple[str, str], ...]
+    headers: Pairs
     key: str
     named: bool = False
     compare: bool = False
+
+
+class Elements(Sequence[Message]):
+    """The messages of a batch, which differ in payload and key alone; each is made when it is asked for.
+
+    Keys are `start`, the place in the batch, a dot, and eight hex digits of the place's number in `marks`.
+    """
+
+    __slots__ = ("headers", "marks", "named", "payloads", "start")
+
+    def __init__(self, payloads: list[bytes], headers: Pairs, start: str, marks: list[int], named: bool) -> None:
+        self.payloads, self.headers = payloads, headers
+        self.start, self.marks, self.named = start, marks, named
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Elements: ...
+
+    def __getitem__(self, index: int | slice) -> Message | Elements:
+        """The message at a place; a part of a batch would have other keys, so there is none."""
+        if isinstance(index, slice):
+            raise TypeError("messages of a batch are asked for one by one")
+        index = range(len(self.payloads))[index]
+        key = f"{self.start}{index}.{self.marks[index]:08x}"
+        return Message(self.payloads[index], self.headers, key, self.named)
 
 
 class Ack(msgspec.Struct, frozen=True, gc=False):

@@ -15,18 +15,17 @@ from proxy.brokers.pool import Pool
 from proxy.brokers.revocations import Heard
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, BatchFailed, BrokerAway, ChangeUnconfirmed, GatewayError, OpenBroker, Stopping
-from proxy.gathering import Done, Gathering, Order
-from proxy.keys import KeyMaker, atomic_ids, element_ids, single_id, with_key
-from proxy.messages import Ack, Demand, Manner, Message, Station, Unknown
+from proxy.errors import BadBody, BrokerAway, ChangeUnconfirmed, GatewayError, OpenBroker, Stopping
+from proxy.gathering import Consignment, Done, Gathering, Order
+from proxy.keys import KeyMaker, atomic_elements, elements, single_id, with_key
+from proxy.messages import Ack, Demand, Manner, Message, Pairs, Station, Unknown
 from proxy.replies import GaveUp
-from proxy.storing import GRACE_SECONDS, Storing, size_of
+from proxy.storing import GRACE_SECONDS, Storing, failure_of, size_of
 
 LOG_ON_SECONDS = 15.0
 CHECK_SECONDS = 5.0
 CHECK_MEMORY_SECONDS = 1.0
-
-HeaderPairs = tuple[tuple[str, str], ...]
+MOST_CHECKED = 256  # messages of one batch that are checked without letting others run
 
 
 class Producer:
@@ -177,7 +176,7 @@ class Producer:
         credentials: Credentials,
         station: Station,
         payload: bytes,
-        headers: HeaderPairs,
+        headers: Pairs,
         key: str = "",
         manner: Manner = "apart",
     ) -> Ack:
@@ -203,7 +202,7 @@ class Producer:
         credentials: Credentials,
         station: Station,
         payload: bytes,
-        headers: HeaderPairs,
+        headers: Pairs,
         done: Done,
         tag: Any = None,
     ) -> None:
@@ -212,23 +211,54 @@ class Producer:
         The error is what `single` would raise. Raises `SchemaViolation`, of which nothing is kept; and `Stopping` when
         nothing is taken any more, without gevent, and where it is not known what the station demands: `single` asks.
         """
-        if self._bridge is None or not self._bridge.calls_back:
-            raise Stopping
-        demand = self._pool.known_demand(credentials, station)
-        if isinstance(demand, Unknown):
-            raise Stopping
+        demand = self._demand_now(credentials, station)
         if demand is not None:
             checking.check(demand, payload)
         id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own(station.name))
         message = Message(payload, headers, id)
         self._gathering.add(credentials, station, Order(message, size_of([message]), done, tag))
 
+    def post_batch(
+        self,
+        credentials: Credentials,
+        station: Station,
+        payloads: list[bytes],
+        headers: Pairs,
+        done: Done,
+        tag: Any = None,
+    ) -> None:
+        """Produces messages in order without waiting: `done(tag, ack or error)` is called in gevent's event loop.
+
+        The ack is the first one's, the error what `batch` would raise. Raises as `post` does; `Stopping` also for more
+        messages than should be checked while others wait, and `Overloaded`.
+        """
+        demand = self._demand_now(credentials, station)
+        if demand is not None:
+            if len(payloads) > MOST_CHECKED:
+                raise Stopping
+            for payload in payloads:
+                checking.check(demand, payload)
+        own = self._keys.own_batch(station.name)
+        namespace = self._keys.namespace(credentials.account, credentials.user)
+        messages = elements(namespace, own, payloads, headers, named=False)
+        receiver = Consignment(len(payloads), own, done, tag)
+        self._gathering.send(credentials, station, messages, size_of(messages), receiver)
+
+    def _demand_now(self, credentials: Credentials, station: Station) -> Demand | None:
+        """What the station demands, told without waiting. Raises `Stopping` where that, or to post, is impossible."""
+        if self._bridge is None or not self._bridge.calls_back:
+            raise Stopping
+        demand = self._pool.known_demand(credentials, station)
+        if isinstance(demand, Unknown):
+            raise Stopping
+        return demand
+
     def batch(
         self,
         credentials: Credentials,
         station: Station,
         payloads: list[bytes],
-        headers: HeaderPairs,
+        headers: Pairs,
         key: str = "",
         manner: Manner = "apart",
     ) -> list[Ack]:
@@ -239,23 +269,19 @@ class Producer:
         """
         if not payloads:
             raise BadBody("the batch has no messages")
-        own = key or self._keys.own(station.name)
+        own = key or self._keys.own_batch(station.name)
         storing = self._producing(key, own)
         namespace = self._keys.namespace(credentials.account, credentials.user)
-        ids = atomic_ids if manner == "atomic" else element_ids
-        messages = [
-            Message(payload, headers, id, named=bool(key))
-            for payload, id in zip(payloads, ids(namespace, own, payloads), strict=True)
-        ]
+        make = atomic_elements if manner == "atomic" else elements
+        messages = make(namespace, own, payloads, headers, named=bool(key))
         try:
             results = storing.store(credentials, station, messages, manner)
         except GatewayError as error:
             results = [error] * len(messages)
         if manner == "atomic" and isinstance(results[0], GatewayError):
             raise results[0] if key else with_key(results[0], own)
-        failures = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
-        if failures:
-            failed = BatchFailed(len(results), failures)
+        failed = failure_of(results)
+        if failed is not None:
             raise failed if key else with_key(failed, own)
         return [result for result in results if isinstance(result, Ack)]
 

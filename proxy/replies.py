@@ -140,6 +140,7 @@ class Posted(Reply):
 
     def _leave(self) -> None:
         self._left = True
+        self.cell = None  # else it would refer to itself, and wait for the garbage collector
         late = None if self.settled else GaveUp(started=not self.claim())
         self._desk.left(self)
         self._receiver.ended(self.value, late or self.error)

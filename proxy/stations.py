@@ -21,7 +21,8 @@ from schemas.stations import AckAt, AckOf, Key
 bp = Blueprint("stations", __name__, url_prefix="/stations")
 bp.record_once(intake.add_converters)
 
-REPRESENTATION = "return=representation"
+REPRESENTATION, ATOMIC = "return=representation", "atomic"
+_ANSWERED_APART = {REPRESENTATION, ATOMIC}
 ATOMIC_MESSAGES = 1000  # as many as brokers take in one atomic batch
 STORED = b'{"error":null,"success":true}'
 _KEY, _ACK, _ACKS = Key(), AckOf(), AckAt(many=True)
@@ -61,6 +62,8 @@ class _Plan:
 
     #: The content type that messages are stored with; None for the request's.
     stored_type: str | None = None
+    #: What `answer` returns for what `post` produces.
+    posted = STORED
 
     def __init__(
         self, extension: Stations, credentials: Credentials, station: Station, environ: Mapping[str, Any]
@@ -70,24 +73,21 @@ class _Plan:
         self._content_type = environ.get("CONTENT_TYPE", "")
         self._headers = extension.headers.pick(environ, content_type=self.stored_type)
 
+    @property
+    def posts(self) -> bool:
+        """Whether `post` does for any body under this head what `answer` does."""
+        return not self._key and self._preferences.isdisjoint(_ANSWERED_APART)
+
 
 class Single(_Plan):
     """The body is one message."""
 
     __slots__ = ()
 
-    #: What `answer` returns for what `post` produces.
-    posted = STORED
-
-    @property
-    def posts(self) -> bool:
-        """Whether `post` does for any body under this head what `answer` does."""
-        return not self._key and REPRESENTATION not in self._preferences
-
     def answer(self, body: bytes) -> bytes:
         """Produces the body and returns the answer's body. Raises what is wrong, or what became of it."""
         payload = shaping.single(self._content_type, body)
-        manner = _manner(self._preferences - {"atomic"})
+        manner = _manner(self._preferences - {ATOMIC})
         producer = self._extension.producer
         ack = producer.single(self._credentials, self._station, payload, self._headers, self._key, manner)
         if REPRESENTATION not in self._preferences:
@@ -106,13 +106,10 @@ class Batch(_Plan):
     __slots__ = ()
 
     stored_type = "application/json"
-    posted = STORED
-    posts = False
 
     def answer(self, body: bytes) -> bytes:
         """Produces the elements and returns the answer's body. Raises what is wrong, or what became of them."""
-        manner, most = _manner(self._preferences), self._extension.config.max_batch_messages
-        payloads = shaping.batch(self._content_type, body, min(most, ATOMIC_MESSAGES) if manner == "atomic" else most)
+        manner, payloads = _manner(self._preferences), self._payloads(body)
         producer = self._extension.producer
         acks = producer.batch(self._credentials, self._station, payloads, self._headers, self._key, manner)
         if REPRESENTATION not in self._preferences:
@@ -121,8 +118,15 @@ class Batch(_Plan):
         return encode({"acks": _ACKS.dump(rows), "error": None, "success": True})
 
     def post(self, body: bytes, done: Done, tag: Any) -> None:
-        """Batches are worth a greenlet, and always wait in one."""
-        raise TypeError("a batch is not posted")
+        """Produces without waiting: `done(tag, ack or error)` is called in the event loop. Raises what is wrong."""
+        producer = self._extension.producer
+        producer.post_batch(self._credentials, self._station, self._payloads(body), self._headers, done, tag)
+
+    def _payloads(self, body: bytes) -> list[bytes]:
+        most = self._extension.config.max_batch_messages
+        if ATOMIC in self._preferences:
+            most = min(most, ATOMIC_MESSAGES)
+        return shaping.batch(self._content_type, body, most)
 
 
 def _key(environ: Mapping[str, Any]) -> str:
@@ -159,7 +163,7 @@ def _preferences(environ: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _manner(preferences: frozenset[str]) -> Manner:
-    if "atomic" in preferences:
+    if ATOMIC in preferences:
         return "atomic"
     return "apart" if REPRESENTATION in preferences else "together"
 

@@ -10,8 +10,16 @@ from proxy import checking, dead_letters
 from proxy.bridge import Bridge
 from proxy.brokers.pool import Pool
 from proxy.credentials import Credentials
-from proxy.errors import AckTimeout, BadStationName, BrokerAway, GatewayError, Overloaded, SchemaViolation
-from proxy.messages import Ack, Demand, Manner, Message, Station, Unknown
+from proxy.errors import (
+    AckTimeout,
+    BadStationName,
+    BatchFailed,
+    BrokerAway,
+    GatewayError,
+    Overloaded,
+    SchemaViolation,
+)
+from proxy.messages import Ack, Demand, Elements, Manner, Message, Pairs, Station, Unknown
 from proxy.replies import GaveUp
 
 # The loop ends every delivery at its deadline; a caller that waits longer knows that the loop stands still.
@@ -55,7 +63,7 @@ class Storing:
             raise BrokerAway("the broker did not tell in time which schema the station has") from None
         return found
 
-    def store(self, credentials: Credentials, station: Station, messages: list[Message], manner: Manner) -> Results:
+    def store(self, credentials: Credentials, station: Station, messages: Sequence[Message], manner: Manner) -> Results:
         """What became of each message; only those that are what the station demands are published.
 
         Raises what keeps all of them from being stored; of an atomic batch, the reason for which one was refused.
@@ -64,7 +72,7 @@ class Storing:
         demand = self.demand(credentials, station, way.until)
         if demand is None:
             return self._publish(way, messages)
-        refused = checking.refused(demand, [message.payload for message in messages], way.until, manner)
+        refused = checking.refused(demand, payloads_of(messages), way.until, manner)
         if not refused:
             return self._publish(way, messages)
         accepted = [message for index, message in enumerate(messages) if index not in refused]
@@ -110,14 +118,14 @@ class Storing:
         except GatewayError as error:
             return [error] * len(rejected)
 
-    def _publish_or_say(self, way: Way, messages: list[Message]) -> Results:
+    def _publish_or_say(self, way: Way, messages: Sequence[Message]) -> Results:
         """As `_publish`; what keeps all messages from being sent is the answer for each of them."""
         try:
             return self._publish(way, messages) if messages else []
         except GatewayError as error:
             return [error] * len(messages)
 
-    def _publish(self, way: Way, messages: list[Message]) -> Results:
+    def _publish(self, way: Way, messages: Sequence[Message]) -> Results:
         seconds = way.until - time.monotonic()
         if seconds < LEAST_SECONDS:
             raise Overloaded("checking the messages against the schema has left no time to store them; try again")
@@ -138,12 +146,29 @@ class Storing:
         return results
 
 
-def size_of(messages: list[Message]) -> int:
+def payloads_of(messages: Sequence[Message]) -> list[bytes]:
+    """The payloads of messages, in order."""
+    return messages.payloads if isinstance(messages, Elements) else [message.payload for message in messages]
+
+
+def size_of(messages: Sequence[Message]) -> int:
     """Bytes of the messages of one produce: many small ones may consist of their headers, mostly the same for all."""
+    if isinstance(messages, Elements):
+        return sum(map(len, messages.payloads)) + len(messages) * _head_size(messages.headers)
     size, headers, head = 0, None, 0
     for message in messages:
         if message.headers is not headers:
             headers = message.headers
-            head = sum(len(name) + len(value) for name, value in headers)
+            head = _head_size(headers)
         size += len(message.payload) + head
     return size
+
+
+def _head_size(headers: Pairs) -> int:
+    return sum([len(name) + len(value) for name, value in headers])
+
+
+def failure_of(results: Results) -> BatchFailed | None:
+    """What a batch's results come to, None where all are acks."""
+    failed = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
+    return BatchFailed(len(results), failed) if failed else None

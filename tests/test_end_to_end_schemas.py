@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from proxy.producer import MOST_CHECKED
 from tests.brokers.tools import Operator
 from tests.clients import JSON, STORED, Answer, Sender, logged_on, with_tokens_of
 from tests.servers import Gateway, NatsServer, eventually
@@ -257,21 +258,47 @@ def test_a_gateway_without_its_broker_is_ready_once_the_schemas_are_there(
         assert sender.single("orders", b"{}").status == 400
 
 
+@contextlib.contextmanager
+def _repeating(running: Gateway, token: str, path: str) -> Iterator[Callable[[bytes], tuple[int, Any]]]:
+    """Sends bodies under one head, each request in one piece; returns the status and the answer's JSON."""
+    host, _, port = running.host.partition(":")
+    head = f"POST {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n".encode()
+    with socket.create_connection((host, int(port)), 10) as connection, connection.makefile("rb") as answers:
+
+        def send(body: bytes) -> tuple[int, Any]:
+            length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+            connection.sendall(head + length + body)
+            status = int(answers.readline().split()[1])
+            headers = dict(line.lower().split(b": ", 1) for line in iter(answers.readline, b"\r\n"))
+            return status, json.loads(answers.read(int(headers[b"content-length"])))
+
+        yield send
+
+
 def test_a_head_that_repeats_has_each_body_checked(gateway: Gateways, broker: NatsServer) -> None:
     """Requests that go neither through Flask nor through WSGI are checked like all others."""
     running = gateway({"BROKER_URL": broker.url, **SECRET}).start()
-    host, _, port = running.host.partition(":")
-    with logged_on(running.host) as maker, socket.create_connection((host, int(port)), 10) as connection:
-        head = f"POST /stations/orders/produce/single HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {maker.token}\r\n"
-
-        def send(body: bytes) -> int:
-            length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            connection.sendall(f"{head}{length}".encode() + body)
-            return int(connection.recv(65536).split()[1])
-
-        good, bad = [b'{"id": %d}' % number for number in range(20)], [b'{"di": %d}' % number for number in range(20)]
-        assert [send(body) for body in good] == [200] * 20
+    good, bad = [b'{"id": %d}' % number for number in range(20)], [b'{"di": %d}' % number for number in range(20)]
+    with logged_on(running.host) as maker, _repeating(running, maker.token, "/stations/orders/produce/single") as send:
+        assert [send(body)[0] for body in good] == [200] * 20
         _demand(maker, "orders", ORDER)
-        answers = [(send(fine), send(wrong)) for fine, wrong in zip(good, bad, strict=True)]
+        answers = [(send(fine)[0], send(wrong)[0]) for fine, wrong in zip(good, bad, strict=True)]
     assert answers == [(200, 400)] * 20
     assert Operator(broker).payloads("orders") == good * 2
+
+
+@pytest.mark.parametrize("count", [3, MOST_CHECKED + 1])
+def test_batches_under_a_head_that_repeats_are_checked(gateway: Gateways, broker: NatsServer, count: int) -> None:
+    """Small ones are served without Flask, large ones with it: the good elements are stored, the bad ones named."""
+    running = gateway({"BROKER_URL": broker.url, **SECRET}).start()
+    good = [b'{"id": %d}' % number for number in range(count)]
+    fine, mixed = b"[%b]" % b",".join(good), b"[%b]" % b",".join([*good[:-1], b"{}"])
+    with logged_on(running.host) as maker, _repeating(running, maker.token, "/stations/orders/produce/batch") as send:
+        assert [send(fine) for _ in range(3)] == [(200, STORED)] * 3
+        _demand(maker, "orders", ORDER)
+        assert [send(fine) for _ in range(3)] == [(200, STORED)] * 3
+        status, failed = send(mixed)
+        assert send(fine) == (200, STORED)
+    assert (status, failed["stored"], failed["sent"]) == (400, "partly", count - 1)
+    assert [one["index"] for one in failed["failed"]] == [count - 1]
+    assert Operator(broker).payloads("orders") == good * 6 + good[:-1] + good

@@ -10,9 +10,10 @@ import pytest
 
 from proxy.bridge import Bridge
 from proxy.credentials import Credentials
-from proxy.errors import AckTimeout, BrokerAway, GatewayError, Overloaded, Stopping, TooLarge
-from proxy.gathering import MOST_TOGETHER, Gathering, Order
+from proxy.errors import AckTimeout, BatchFailed, BrokerAway, GatewayError, Overloaded, Stopping, TooLarge
+from proxy.gathering import MOST_TOGETHER, Consignment, Gathering, Order
 from proxy.messages import Ack, Message, Station
+from proxy.replies import GaveUp
 from proxy.waiters import GeventWaiter
 
 ANN, BOB = Credentials("ann", "x"), Credentials("bob", "x")
@@ -189,3 +190,48 @@ def test_one_that_cannot_be_told_keeps_no_other_waiting(bridge: Bridge) -> None:
     gathering.add(ANN, ORDERS, order("a", told)._replace(done=fail))
     gathering.add(ANN, ORDERS, order("b", told))
     assert wait_for(told, 1) == [("b", Ack(None, False))]
+
+
+def consignment(told: Told) -> Consignment:
+    """A batch of two with the key `k`."""
+    return Consignment(2, "k", lambda tag, result: told.append((tag, result)), "batch")
+
+
+def test_a_batch_is_told_one_result(bridge: Bridge) -> None:
+    """The first ack, when all are there; it crosses the bridge at once, alone."""
+    broker, told = Broker(), list[tuple[str, Any]]()
+    messages = [Message(b"a", (), "1"), Message(b"b", (), "2")]
+    Gathering(bridge, broker, 10.0, 1.0).send(ANN, ORDERS, messages, 2, consignment(told))
+    assert wait_for(told, 1) == [("batch", Ack(None, False))]
+    assert broker.calls == [("ann", "orders", [b"a", b"b"])]
+
+
+def test_a_batch_of_which_some_have_failed_is_told_which(bridge: Bridge) -> None:
+    """With the key by which it may be repeated."""
+    told: Told = []
+    consignment(told).heard([(0, Ack(None, False))])  # of no use to one who waits for all
+    consignment(told).ended([Ack(None, False), AckTimeout()], None)
+    ((_, failed),) = told
+    assert isinstance(failed, BatchFailed)
+    assert [one["index"] for one in failed.fields["failed"]] == [1]
+    assert (failed.stored, failed.fields["idempotency_key"]) == ("partly", "k")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "stored"),
+    [(BrokerAway(), 503, "no"), (GaveUp(started=True), 504, "unknown"), (GaveUp(started=False), 503, "no")],
+)
+def test_what_fails_a_batch_as_a_whole_is_told_of_each_message(error: Exception, status: int, stored: str) -> None:
+    """All of it may be repeated with the key."""
+    told: Told = []
+    consignment(told).ended(None, error)
+    ((_, failed),) = told
+    assert (failed.status, failed.stored, failed.fields["fail"]) == (status, stored, 2)
+    assert failed.fields["idempotency_key"] == "k"
+
+
+def test_a_fault_of_ours_is_told_as_it_is() -> None:
+    """It is for the application to answer, and to log."""
+    told: Told = []
+    consignment(told).ended(None, ZeroDivisionError())
+    assert isinstance(told[0][1], ZeroDivisionError)

@@ -17,7 +17,7 @@ from proxy.http1_requests import Request
 from proxy.http1_responses import Response
 from proxy.lane import Again
 from proxy.messages import Ack
-from tests.test_lane import EXTENSIONS, JSON, SINGLE, TEXT, Site, make, url
+from tests.test_lane import BATCH, EXTENSIONS, JSON, SINGLE, TEXT, Site, make, url
 
 __all__ = ["make", "url"]  # fixtures
 
@@ -39,15 +39,16 @@ class Asker:
 
 
 class Posts:
-    """Stands in for the producer's `post`, which needs gevent: keeps what is posted."""
+    """Stands in for the producer's `post` and `post_batch`, which need gevent: keeps what is posted."""
 
     def __init__(self, site: Site) -> None:
-        self.payloads: list[bytes] = []
+        self.payloads: list[bytes | list[bytes]] = []
         self.done: list[tuple[Callable[..., None], Any]] = []
-        site.app.extensions["stations"].producer.post = self
+        producer = site.app.extensions["stations"].producer
+        producer.post = producer.post_batch = self
 
-    def __call__(self, credentials: Any, station: Any, payload: bytes, headers: Any, done: Any, tag: Any) -> None:
-        """Takes a message."""
+    def __call__(self, credentials: Any, station: Any, payload: Any, headers: Any, done: Any, tag: Any) -> None:
+        """Takes a message, or those of a batch."""
         self.payloads.append(payload)
         self.done.append((done, tag))
 
@@ -60,10 +61,12 @@ def site(make: Callable[..., Site]) -> Site:
     return site
 
 
-def environ_of(site: Site, body: bytes = b"x", content_type: str = TEXT, **headers: str) -> dict[str, Any]:
+def environ_of(
+    site: Site, body: bytes = b"x", content_type: str = TEXT, path: str = SINGLE, **headers: str
+) -> dict[str, Any]:
     """A request as our own server makes it."""
     given = {"Authorization": f"Bearer {site.token}", **{k.replace("_", "-"): v for k, v in headers.items()}}
-    builder = EnvironBuilder(SINGLE, method="POST", data=body, content_type=content_type, headers=given)
+    builder = EnvironBuilder(path, method="POST", data=body, content_type=content_type, headers=given)
     return {**builder.get_environ(), "REMOTE_ADDR": "127.0.0.1"}
 
 
@@ -138,10 +141,33 @@ def test_bad_bodies_take_the_whole_way(site: Site, content_type: str, body: byte
     assert not posts.payloads
 
 
-@pytest.mark.parametrize("headers", [{"Idempotency_Key": "k"}, {"Prefer": "return=representation"}])
-def test_heads_that_ask_for_more_are_not_offered(site: Site, headers: dict[str, str]) -> None:
-    """A key names one message; an ack has its own sequence in it."""
-    assert offer(site, **headers) is None
+def test_a_batch_is_offered_again(site: Site) -> None:
+    """Its elements are produced as one, and the answer is the one of the whole way."""
+    site.post(BATCH, b"[1]", JSON)
+    offered, posts, asker = offer(site, b"[]", JSON, BATCH), Posts(site), Asker()
+    assert offered(b'[{"a":1}, 2]', asker)
+    assert posts.payloads == [[b'{"a":1}', b"2"]]
+    posts.done[0][0](posts.done[0][1], Ack(None, False))
+    assert asker.answers[0][1] == b'{"error":null,"success":true}'
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"[1", b'["\xff"]', b"[" + b"1," * 10_000 + b"1]"])
+def test_bad_batches_take_the_whole_way(site: Site, body: bytes) -> None:
+    """Whatever would be refused is left to Flask, and never handed over."""
+    site.post(BATCH, b"[1]", JSON)
+    offered, posts = offer(site, b"[]", JSON, BATCH), Posts(site)
+    assert not offered(body, Asker())
+    assert not posts.payloads
+
+
+@pytest.mark.parametrize("path", [SINGLE, BATCH])
+@pytest.mark.parametrize(
+    "headers", [{"Idempotency_Key": "k"}, {"Prefer": "return=representation"}, {"Prefer": "atomic"}]
+)
+def test_heads_that_ask_for_more_are_not_offered(site: Site, path: str, headers: dict[str, str]) -> None:
+    """A key names one message; an ack has its own sequence in it; all or none is a way of its own."""
+    site.post(BATCH, b"[1]", JSON)
+    assert offer(site, b"[1]", JSON, path, **headers) is None
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Names of stations."""
+"""Names of stations, and the messages of a batch."""
 
 from __future__ import annotations
 
 import pytest
 
 from proxy.errors import BadStationName
-from proxy.messages import station_named
+from proxy.messages import Elements, Message, station_named
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,19 @@ def test_other_names_are_refused(text: str) -> None:
     """What could be a wildcard, a system subject, a path or a line break is no name."""
     with pytest.raises(BadStationName):
         station_named(text)
+
+
+def test_the_elements_of_a_batch_are_messages() -> None:
+    """Each with the headers they share and a key of its own, from either end; outside there are none."""
+    batch = Elements([b"a", b"b"], (("x-a", "1"),), "user.key.", [1, 0xABCDEF01], named=True)
+    second = Message(b"b", (("x-a", "1"),), "user.key.1.abcdef01", named=True)
+    assert list(batch) == [Message(b"a", (("x-a", "1"),), "user.key.0.00000001", named=True), second]
+    assert (batch[-1], len(batch)) == (second, 2)
+    with pytest.raises(IndexError):
+        batch[2]
+
+
+def test_a_part_of_a_batch_is_no_batch() -> None:
+    """Its messages would have other keys."""
+    with pytest.raises(TypeError):
+        Elements([b"a", b"b"], (), "user.key.", [1, 2], named=True)[:1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +67,23 @@ def test_a_posted_job_answers_its_receiver(called: Bridge) -> None:
     assert (heard.parts, error) == ([1, 2], None)
     assert ident != threading.get_ident()
     assert called.pending == 0
+
+
+def test_what_has_ended_is_gone_without_the_garbage_collector(called: Bridge) -> None:
+    """Else a worker would stand still now and then, to look for what thousands of replies have left behind."""
+    gc.collect()
+    gc.disable()
+    try:
+        heard = Heard()
+        called.post(heard, lambda reply: (reply.tell(1), reply.set(2)), timeout=5)
+        heard.wait()
+        gone = weakref.ref(heard)
+        del heard
+        with gevent.Timeout(10):
+            while gone() is not None:
+                gevent.sleep(0.001)
+    finally:
+        gc.enable()
 
 
 def test_a_posted_job_that_raises_tells_its_receiver(called: Bridge) -> None:

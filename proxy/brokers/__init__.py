@@ -6,7 +6,7 @@ No broker is imported before it is asked for: gunicorn's master must have neithe
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.errors import BadSetting
@@ -139,7 +139,7 @@ class Session(Protocol):
     def settling(self, station: Station) -> bool:
         """Whether the user's permissions for this station may still be on their way: refusals are not final then."""
 
-    def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
+    def publish(self, delivery: Delivery, indexes: list[int], grouped: bool) -> list[int]:
         """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
 
     def publish_atomic(self, delivery: AtomicDelivery) -> int | None:

@@ -111,15 +111,16 @@ class Api:
 
     async def publish(self, subject: str, head: bytes, payload: bytes) -> Response:
         """One message with a header block, and the stream's answer. Raises `TooLarge`, `ChangeUnconfirmed`."""
-        if len(head) + len(payload) > self.connection.max_payload:
+        data = head + payload
+        if len(data) > self.connection.max_payload:
             raise TooLarge(
-                f"this takes {len(head) + len(payload)} bytes in the broker, "
+                f"this takes {len(data)} bytes in the broker, "
                 f"which takes messages of at most {self.connection.max_payload}"
             )
         if not self.connection.alive:
             raise BrokerAway
         token = tokens.take(1)
-        frame = frames.publish(subject, self.connection.reply_subject(token), head, payload)
+        frame = frames.publish(subject, self.connection.reply_subject(token), (len(head), data))
         return await self._exchange(Change(subject, self.connection), token, frame)
 
     async def _exchange(self, question: Question, token: int, frame: bytes) -> Response:

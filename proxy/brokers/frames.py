@@ -6,35 +6,68 @@ Source: the NATS client protocol, `HPUB <subject> <reply> <header bytes> <total 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Sequence
+
+from proxy.messages import Elements, Message, Pairs
+
+# A message: how many bytes its header block has, and that with the payload behind it.
+Block = tuple[int, bytes]
 
 _FORBIDDEN = str.maketrans("", "", "\r\n\0")
+_BEGIN, _GO_ON, _COMMIT = 0, 1, 2  # what a message does for its batch; its end without a message is for `groups`
 
 
-def publish(subject: str, reply: str, head: bytes, payload: bytes) -> bytes:
-    """One message with headers. `head` is from `headers`."""
-    size = len(head)
-    line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
-    return b"%b%b%b\r\n" % (line, head, payload)
+def publish(subject: str, reply: str, block: Block) -> bytes:
+    """One message with headers."""
+    head, data = block
+    return b"%b%b\r\n" % (f"HPUB {subject} {reply} {head} {len(data)}\r\n".encode(), data)
 
 
-def batch(subject: str, reply: str, messages: list[tuple[bytes, bytes]]) -> bytes:
-    """The messages of a fast-ingest batch (head and payload), one after the other, as one piece.
+def batch(subject: str, reply: str, messages: list[Block]) -> bytes:
+    """The messages of a fast-ingest batch, one after the other, as one piece.
 
-    `reply` is the reply subject up to the message's number. The operation behind it is 0 for the message that begins a
-    batch, 1 for one that goes on, 2 for the one that ends it (NATS ADR-50).
+    `reply` is the reply subject up to the message's number; behind that stands one of the operations (NATS ADR-50).
     """
-    start, last = f"HPUB {subject} {reply}".encode(), len(messages)
-    frames = []
-    for n, (head, payload) in enumerate(messages, 1):
-        operation = 2 if n == last else 0 if n == 1 else 1
-        size = len(head)
-        frames.append(
-            b"%b%d.%d.$FI %d %d\r\n%b%b\r\n" % (start, n, operation, size, size + len(payload), head, payload)
-        )
+    form = _literal(f"HPUB {subject} {reply}".encode()) + b"%d.%d.$FI %d %d\r\n%b\r\n"
+    frames = [form % (n, _GO_ON, head, len(data), data) for n, (head, data) in enumerate(messages, 1)]
+    for n, operation in ((1, _BEGIN), (len(messages), _COMMIT)):
+        head, data = messages[n - 1]
+        frames[n - 1] = form % (n, operation, head, len(data), data)
     return b"".join(frames)
 
 
-def headers(id_name: str, key: str, pairs: tuple[tuple[str, str], ...]) -> bytes:
+def blocks(id_name: str, marks: Pairs, messages: Sequence[Message], indexes: Iterable[int]) -> list[Block]:
+    """Messages as they are sent, those at these places: with their ids under `id_name`, and `marks` for headers more.
+
+    What messages have in common is encoded once, as it is most of it.
+    """
+    if isinstance(messages, Elements):
+        return _blocks_of_elements(id_name, marks, messages, indexes)
+    found: list[Block] = []
+    pairs, before, after = None, b"", b""
+    for message in map(messages.__getitem__, indexes):
+        if message.headers is not pairs:  # most share one tuple, and need not look it up
+            pairs = message.headers
+            before, after = around(id_name, pairs + marks)
+        data = b"%b%b%b%b" % (before, message.key.encode(), after, message.payload)
+        found.append((len(data) - len(message.payload), data))
+    return found
+
+
+def _blocks_of_elements(id_name: str, marks: Pairs, messages: Elements, indexes: Iterable[int]) -> list[Block]:
+    before, after = around(id_name, messages.headers + marks)
+    form = b"%b%%d.%%08x%b%%b" % (_literal(before + messages.start.encode()), _literal(after))
+    payloads, numbers = messages.payloads, messages.marks
+    datas = [(form % (index, numbers[index], payloads[index]), index) for index in indexes]
+    return [(len(data) - len(payloads[index]), data) for data, index in datas]
+
+
+def _literal(data: bytes) -> bytes:
+    """What stands for itself in a format."""
+    return data.replace(b"%", b"%%")
+
+
+def headers(id_name: str, key: str, pairs: Pairs) -> bytes:
     """The header block of a message: its de-duplication id under `id_name`, then the message's own headers."""
     before, after = around(id_name, pairs)
     return b"%b%b%b" % (before, key.encode(), after)
@@ -47,7 +80,7 @@ def atomic(head: bytes, batch: str, number: int, last: bool) -> bytes:
 
 
 @functools.lru_cache(maxsize=1024)
-def around(id_name: str, pairs: tuple[tuple[str, str], ...]) -> tuple[bytes, bytes]:
+def around(id_name: str, pairs: Pairs) -> tuple[bytes, bytes]:
     """A header block up to the de-duplication id and from its end on: what a sender's messages have in common.
 
     What would end a line is taken out once more here: whoever forgets to check it must not gain a header by it.

@@ -38,11 +38,11 @@ Member = tuple[Delivery, int]
 
 
 class Portion(NamedTuple):
-    """Messages of one delivery: which of them, and the header block and payload of each."""
+    """Messages of one delivery: which of them, and each as it is sent."""
 
     delivery: Delivery
     indexes: list[int]
-    pieces: list[tuple[bytes, bytes]]
+    blocks: list[frames.Block]
 
 
 class Batch(NamedTuple):
@@ -167,9 +167,9 @@ class Gatherer:
         """Sends messages at the end of this turn, each with an answer of its own."""
         connection, delivery = self._connection, portion.delivery
         delivery.alone = True  # it has replies of its own to forget
-        for index, (head, payload) in zip(portion.indexes, portion.pieces, strict=True):
+        for index, block in zip(portion.indexes, portion.blocks, strict=True):
             token = delivery.token + index
-            frame = frames.publish(subject, connection.reply_subject(token), head, payload)
+            frame = frames.publish(subject, connection.reply_subject(token), block)
             connection.send(delivery, index, token, subject, frame)
 
     def takes(self, subject: str) -> bool:
@@ -193,11 +193,11 @@ class Gatherer:
         """One batch, in one piece."""
         token = tokens.take(1)
         reply = self._connection.reply_subject(token)
-        pieces = portions[0].pieces if len(portions) == 1 else list(chain.from_iterable(p.pieces for p in portions))
-        frame = frames.batch(subject, f"{reply}.{FLOW}.fail.", pieces)
+        blocks = portions[0].blocks if len(portions) == 1 else list(chain.from_iterable(p.blocks for p in portions))
+        frame = frames.batch(subject, f"{reply}.{FLOW}.fail.", blocks)
         group = Group(portions, Batch(self, token, subject))
         self._forget_old_groups(token)
-        self._connection.send(group, 0, token, subject, frame, len(pieces))
+        self._connection.send(group, 0, token, subject, frame, len(blocks))
 
     def close(self, batch: Batch, group: Group, last: int) -> None:
         """Sends the end of a batch, which is no message."""

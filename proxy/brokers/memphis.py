@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -118,15 +118,15 @@ class MemphisSession(Session):
                 delivery.begin(self)
                 return
 
-    def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
+    def publish(self, delivery: Delivery, indexes: list[int], grouped: bool) -> list[int]:
         """Sends messages, each to its partition and with an answer of its own; returns those that are too large."""
         station = delivery.station
         known = self._stations.found(station)
         partitions = known.partitions if known is not None else [1]
-        (_, fit, pieces), too_large = self._portion(delivery, indexes)
-        for index, piece in zip(fit, pieces, strict=True):
+        (_, fit, blocks), too_large = self._portion(delivery, indexes)
+        for index, block in zip(fit, blocks, strict=True):
             subject = _subject(station, partition_of(station, delivery.messages[index], partitions))
-            self._gatherer.send_alone(subject, Portion(delivery, [index], [piece]))
+            self._gatherer.send_alone(subject, Portion(delivery, [index], [block]))
         return too_large
 
     def subject(self, station: Station) -> str:

@@ -17,9 +17,10 @@ from proxy.messages import Message, Station
 
 SEED = 31  # that of Memphis' clients
 
-# `<user>.<key>`, and for an element of a batch `.<index>.<digest>`; a key of ours has nine digits. See `proxy.keys`.
+# `<user>.<key>`, and for an element of a batch `.<index>.<digest>`; a key of ours has nine digits, that of a batch
+# another one before them. See `proxy.keys`.
 _ID = re.compile(r"[\w-]{12}\.(.*?)(?:\.(\d{1,9})\.[0-9a-f]{8})?", re.ASCII)
-_OURS = re.compile(r"[\w-]{9}", re.ASCII)
+_OURS = re.compile(r"-?([\w-]{9})", re.ASCII)
 _DIGITS = {digit: value for value, digit in enumerate(string.ascii_letters + string.digits + "-_")}
 
 
@@ -38,6 +39,7 @@ def _number(id: str) -> int:
     """A number for an id: ids that follow each other have numbers that do."""
     match = _ID.fullmatch(id)
     key, index = (match[1], int(match[2] or 0)) if match else (id, 0)
-    if not _OURS.fullmatch(key):
+    ours = _OURS.fullmatch(key)
+    if not ours:
         return murmur3(key.encode(), SEED) + index
-    return functools.reduce(lambda number, digit: number << 6 | _DIGITS[digit], key, 0) + index
+    return functools.reduce(lambda number, digit: number << 6 | _DIGITS[digit], ours[1], 0) + index

@@ -10,7 +10,7 @@ Source for replies: the NATS JetStream ADR-1 (API errors) and ADR-22 (no respond
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from proxy.brokers import Reply, Session, answers
@@ -93,7 +93,7 @@ class Delivery:
         self,
         reply: Reply,
         station: Station,
-        messages: list[Message],
+        messages: Sequence[Message],
         deadline: float,
         done: Callable[[Delivery], object],
         grouped: bool = False,
@@ -136,7 +136,8 @@ class Delivery:
         session = self.session
         if session is None:
             return
-        unsettled = [index for index in indexes if self._results[index] is None]
+        untouched = self._open == len(self._results)
+        unsettled = list(indexes) if untouched else [index for index in indexes if self._results[index] is None]
         self._flying.update(dict.fromkeys(unsettled, self._loop.time()))
         for index in session.publish(self, unsettled, grouped):
             del self._flying[index]

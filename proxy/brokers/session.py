@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -141,7 +141,7 @@ class Session:
         """The subject on which the station takes messages."""
         return self._config.subject_template.replace("{station}", station.internal)
 
-    def publish(self, delivery: Delivery, indexes: Iterable[int], grouped: bool) -> list[int]:
+    def publish(self, delivery: Delivery, indexes: list[int], grouped: bool) -> list[int]:
         """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
         subject = self.subject(delivery.station)
         portion, too_large = self._portion(delivery, indexes)
@@ -151,24 +151,18 @@ class Session:
             self._gatherer.send_alone(subject, portion)
         return too_large
 
-    def _portion(self, delivery: Delivery, indexes: Iterable[int]) -> tuple[Portion, list[int]]:
-        """The messages encoded, and which of them are too large."""
-        limit, messages = self.max_payload, delivery.messages
-        fit, pieces, too_large = list[int](), list[tuple[bytes, bytes]](), list[int]()
-        pairs, before, after = None, b"", b""
-        for index in indexes:
-            message = messages[index]
-            if message.headers is not pairs:  # most share one tuple, and need not look it up
-                pairs = message.headers
-                before, after = frames.around(self.id_name, pairs + self.marks)
-            head = b"%b%b%b" % (before, message.key.encode(), after)
-            if len(head) + len(message.payload) <= limit:
-                fit.append(index)
-                pieces.append((head, message.payload))
-            else:
-                too_large.append(index)
-                self._doubt_limit()
-        return Portion(delivery, fit, pieces), too_large
+    def _portion(self, delivery: Delivery, indexes: list[int]) -> tuple[Portion, list[int]]:
+        """The messages as they are sent, and which of them are too large."""
+        blocks = frames.blocks(self.id_name, self.marks, delivery.messages, indexes)
+        if max([len(data) for _, data in blocks], default=0) <= self.max_payload:
+            return Portion(delivery, indexes, blocks), []
+        self._doubt_limit()
+        judged = [
+            (index, block, len(block[1]) <= self.max_payload) for index, block in zip(indexes, blocks, strict=True)
+        ]
+        fit = [(index, block) for index, block, fits in judged if fits]
+        portion = Portion(delivery, [index for index, _ in fit], [block for _, block in fit])
+        return portion, [index for index, _, fits in judged if not fits]
 
     def publish_atomic(self, delivery: AtomicDelivery) -> int | None:
         """Sends the messages of an atomic batch; the index of one that is too large, in which case nothing is sent.
@@ -183,10 +177,11 @@ class Session:
         for number, message in enumerate(delivery.messages, 1):
             head = frames.headers(self.id_name, message.key, message.headers)
             head = frames.atomic(head, batch, number, number == last)
-            if len(head) + len(message.payload) > self.max_payload:
+            block = len(head), head + message.payload
+            if len(block[1]) > self.max_payload:
                 self._doubt_limit()
                 return number - 1
-            pieces.append(frames.publish(subject, reply, head, message.payload))
+            pieces.append(frames.publish(subject, reply, block))
         connection.send(delivery, 0, delivery.token, subject, b"".join(pieces), last)
         return None
 

@@ -194,7 +194,7 @@ class Asked:
 def group_of(count: int) -> tuple[Group, Recorder, list[str]]:
     """A group, the delivery all its messages are of, and what it asks for."""
     recorder, asked = Recorder(), Asked()
-    portion = Portion(cast(Delivery, recorder), list(range(count)), [(b"", b"")] * count)
+    portion = Portion(cast(Delivery, recorder), list(range(count)), [(0, b"")] * count)
     return Group([portion], cast(Batch, asked)), recorder, asked.calls
 
 
@@ -264,8 +264,8 @@ def test_a_group_of_several_deliveries_tells_each() -> None:
     for count, told in ((5, [("stored", 0), ("stored", 1)]), (4, [("stored", 0), ("again", 1)])):
         first, second = Recorder(), Recorder()
         portions = [
-            Portion(cast(Delivery, first), [0, 2, 3], [(b"", b"")] * 3),
-            Portion(cast(Delivery, second), [0, 1], [(b"", b"")] * 2),
+            Portion(cast(Delivery, first), [0, 2, 3], [(0, b"")] * 3),
+            Portion(cast(Delivery, second), [0, 1], [(0, b"")] * 2),
         ]
         group = Group(portions, cast(Batch, Asked()))
         group.answered(5, b'{"stream":"s","seq":5,"batch":"b","count":%d}' % count, None)
@@ -275,8 +275,8 @@ def test_a_group_of_several_deliveries_tells_each() -> None:
 
 def test_a_large_portion_is_a_group_of_its_own() -> None:
     """Small portions share a group; nobody waits for a large one but its sender."""
-    small = [Portion(cast(Delivery, None), [0], [(b"", b"")]) for _ in range(2)]
-    large = Portion(cast(Delivery, None), list(range(OWN_GROUP)), [(b"", b"")] * OWN_GROUP)
+    small = [Portion(cast(Delivery, None), [0], [(0, b"")]) for _ in range(2)]
+    large = Portion(cast(Delivery, None), list(range(OWN_GROUP)), [(0, b"")] * OWN_GROUP)
     assert _groups([small[0], large, small[1]]) == [[large], small]
     assert _groups([large]) == [[large]]
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from proxy.brokers.partitions import partition_of
-from proxy.keys import KeyMaker, element_ids, single_id
+from proxy.keys import KeyMaker, elements, single_id
 from proxy.messages import Message, Station, station_named
 
 ORDERS = station_named("orders")
@@ -33,6 +33,11 @@ def test_the_partition_is_one_of_the_list() -> None:
     assert {at(single_id(USER, MAKER.own("orders")), partitions=[4, 9]) for _ in range(4)} == {4, 9}
 
 
+def ids_of(key: str, payloads: list[bytes]) -> list[str]:
+    """The ids of the elements of a batch."""
+    return [message.key for message in elements(USER, key, payloads, (), named=False)]
+
+
 def test_messages_without_a_key_take_turns() -> None:
     """One after the other, however many stations are produced to at the same time."""
     chosen = []
@@ -45,10 +50,9 @@ def test_messages_without_a_key_take_turns() -> None:
 
 def test_the_elements_of_a_batch_take_turns() -> None:
     """Within it, and from one batch to the next."""
-    ids = element_ids(USER, MAKER.own("orders"), [b"x"] * 6)
-    first, *rest = [at(id) for id in ids]
+    first, *rest = [at(id) for id in ids_of(MAKER.own_batch("orders"), [b"x"] * 6)]
     assert rest == [(first - 1 + n) % 3 + 1 for n in range(1, 6)]
-    assert at(element_ids(USER, MAKER.own("orders"), [b"x"])[0]) == rest[0]
+    assert at(ids_of(MAKER.own_batch("orders"), [b"x"])[0]) == rest[0]
 
 
 def test_a_repeat_goes_where_the_first_went() -> None:
@@ -66,5 +70,5 @@ def test_senders_keys_are_spread() -> None:
 
 def test_a_batch_under_a_senders_key_takes_turns() -> None:
     """From where the key begins."""
-    first, *rest = [at(id) for id in element_ids(USER, "my key", [b"x", b"y", b"z"])]
+    first, *rest = [at(id) for id in ids_of("my key", [b"x", b"y", b"z"])]
     assert rest == [first % 3 + 1, (first + 1) % 3 + 1]
