@@ -15,7 +15,7 @@ from typing import NamedTuple
 from benchmarks import validators_avro, validators_graphql, validators_json, validators_protobuf
 from proxy.errors import BadSchema, SchemaViolation
 from proxy.messages import Schema
-from proxy.validators import check, validator_of
+from proxy.validators import check, forget, validator_of
 
 ROUND_SECONDS = 0.1
 ROUNDS = 5
@@ -57,7 +57,7 @@ def main(languages: list[str]) -> int:
 
 def measure(schema: Schema, payload: bytes) -> Measured:
     """Compiles once, then checks again and again; a check that takes long once a round."""
-    validator_of.cache_clear()
+    forget()
     gc.collect()
     began = time.process_time()
     try:

@@ -5,14 +5,13 @@ One demand counts for all payloads of a request: the one that was in force when 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from collections.abc import Iterator
 
 from proxy import validators
 from proxy.errors import BadRegistry, BadSchema, Overloaded, SchemaViolation, encode
-from proxy.messages import Demand, Manner, Schema
+from proxy.messages import Demand, Manner
 
 # A worker's other greenlets wait for so long at most while a batch is checked, if no single payload takes longer.
 SLICE_SECONDS = 0.002
@@ -78,19 +77,10 @@ def _size(error: SchemaViolation) -> int:
 
 
 def _validator(demand: Demand) -> validators.Validator:
-    validator = _validator_of(demand.schema)
+    validator = validators.compiled_or_not(demand.schema)
     if isinstance(validator, BadSchema):
         raise BadRegistry(
             f"schema {demand.name!r} (version {demand.version}), which this station demands, cannot be used: "
             f"{validator.message}; its keeper has to mend it, nothing is stored until then"
         )
     return validator
-
-
-@functools.lru_cache(maxsize=validators.MAX_COMPILED)
-def _validator_of(schema: Schema) -> validators.Validator | BadSchema:
-    """As `validators.validator_of`; remembers failures too: senders would have a bad one compiled again and again."""
-    try:
-        return validators.validator_of(schema)
-    except BadSchema as error:
-        return error.with_traceback(None)

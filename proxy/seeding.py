@@ -33,6 +33,7 @@ TYPES = {".json": "json", ".proto": "protobuf", ".avsc": "avro", ".graphql": "gr
 MAX_FILES = 1000
 RETRY_SECONDS = 1.0
 TRIES = 10
+MAX_NAMED = 20
 
 
 class Seed(NamedTuple):
@@ -133,19 +134,29 @@ class Seeding:
 
 
 def read(directory: Path) -> list[Seed]:
-    """The schemas in a directory, in the order of their files' names. Raises `BadSetting`."""
+    """The schemas in a directory, in the order of their files' names; warns of other files. Raises `BadSetting`."""
     try:
-        paths = sorted(path for path in directory.iterdir() if path.suffix in TYPES and path.is_file())
+        files = sorted(path for path in directory.iterdir() if path.is_file())
+        paths = [path for path in files if path.suffix in TYPES]
         if len(paths) > MAX_FILES:
             raise BadSetting("SCHEMA_DIR", f"a directory of at most {MAX_FILES} schemas")
         seeds = [_read(path) for path in paths]
     except OSError as error:
         raise BadSetting("SCHEMA_DIR", f"a directory that can be read ({error.strerror})") from None
+    _warn([path.name for path in files if path.suffix not in TYPES and not path.name.startswith(".")])
     names: dict[str, str] = {}
     for seed in seeds:
         if (other := names.setdefault(seed.name, seed.file)) != seed.file:
             raise _bad(seed.file, f"has the same station, or the same name for its schema ({seed.name}), as {other}")
     return seeds
+
+
+def _warn(others: list[str]) -> None:
+    """Names files that no station gets a schema from: perhaps one was meant to be."""
+    if others:
+        structlog.get_logger().warning(
+            "files_that_are_no_schemas", files=others[:MAX_NAMED], count=len(others), endings=[*TYPES]
+        )
 
 
 def _read(path: Path) -> Seed:

@@ -34,6 +34,7 @@ _NOT_BRACKETS_OR_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
 _AS_SQUARE = bytes.maketrans(b"{}", b"[]")
 _AS_STEPS = bytes.maketrans(b"[]", b"\x01\xff")
 _ROUNDS = 4
+_HALF_AT_END = re.compile(rb"\\u([dD][89abAB][0-9a-fA-F]{2}).{0,5}\Z", re.DOTALL)
 
 _PROTOBUF = ("application/x-protobuf", "application/protobuf")
 _NDJSON = ("application/x-ndjson", "application/ndjson")
@@ -140,9 +141,25 @@ def _decoded(decode: Callable[[bytes], T], body: bytes, where: str) -> T:
     try:
         return decode(body)
     except msgspec.MsgspecError as error:
-        raise BadBody(f"{where} is not JSON: {error}") from None
+        raise BadBody(f"{where} is not JSON: {reason(body, error)}") from None
     except RecursionError:
         raise BadBody(f"{where} is nested too deeply (at most {MAX_DEPTH} levels)") from None
+
+
+def reason(text: bytes, error: Exception) -> str:
+    """Why msgspec takes no such JSON, where `error` is what it raised.
+
+    Of a lone surrogate within the last bytes it says that the text is truncated. It is what is wrong if the text would
+    be taken with another character in its place.
+    """
+    half = _HALF_AT_END.search(text, max(0, len(text) - 12))
+    if half is None:
+        return str(error)
+    try:
+        _element(text[: half.start(1)] + b"fffd" + text[half.end(1) :])
+    except (msgspec.DecodeError, RecursionError):
+        return str(error)
+    return f"lone surrogate (byte {half.start()})"
 
 
 def _check_depth(body: bytes, where: str, depth: int) -> None:

@@ -51,6 +51,19 @@ def test_a_schema_that_does_not_compile_names_itself_and_its_fault() -> None:
     assert (caught.value.status, caught.value.stored, Words.compiled - before) == (503, "no", 1)
 
 
+def test_what_compiled_schemas_take_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many stations there are: large ones that were not used for long are compiled again."""
+    monkeypatch.setitem(validators.MEMORY, "words", 1000)
+    demands = [words(f"a {number} " + "a" * 50_000) for number in range(6)]
+    for demand in demands:
+        validators.validator_of(demand.schema)
+    before = Words.compiled
+    validators.validator_of(demands[-1].schema)
+    assert Words.compiled == before
+    validators.validator_of(demands[0].schema)
+    assert Words.compiled == before + 1
+
+
 @pytest.mark.parametrize("text", [b"x" * 200, b"\x01\x02\x03" * 60, '"\\é'.encode() * 50])
 def test_the_answer_to_a_batch_is_bounded_however_many_fail(text: bytes) -> None:
     """The first ones are told with their reasons, the others without; the bound counts bytes as they are sent."""

@@ -20,7 +20,7 @@ LAYERS = [
     "proxy.http1_service",
     "proxy.http1",
     "proxy.server",
-    "schemas proxy.config proxy.inflating proxy.messages proxy.sealing proxy.shaping",
+    "schemas proxy.config proxy.inflating proxy.messages proxy.remembering proxy.sealing proxy.shaping",
     "proxy.settings_table schemas.auth schemas.registry schemas.stations proxy.dead_letters proxy.keys proxy.limits",
     "proxy.brokers proxy.brokers.murmur proxy.edge proxy.validators",
     "proxy.brokers.memphis_control proxy.brokers.partitions",
@@ -29,7 +29,7 @@ LAYERS = [
     "proxy.validators.avro_binary",
     "proxy.validators.avro",
     "proxy.brokers.answers proxy.brokers.connection proxy.brokers.embedded_files proxy.brokers.frames "
-    "proxy.brokers.waiting",
+    "proxy.brokers.tasks proxy.brokers.waiting",
     "proxy.validators.json_definition",
     "proxy.validators.json_cost proxy.validators.json_meta",
     "proxy.validators.json_schema",

@@ -14,7 +14,7 @@ from proxy.credentials import Credentials
 from proxy.errors import BadSetting, BrokerAway, GatewayError, SchemaNotFound
 from proxy.extension import Stations
 from proxy.messages import Attachment, Schema, station_named
-from proxy.seeding import read
+from proxy.seeding import MAX_NAMED, read
 from tests.application import settings
 from tests.servers import NatsServer, eventually
 
@@ -84,6 +84,19 @@ def test_a_file_is_a_schema_for_the_station_of_its_name(directory: Path) -> None
         ("queries.graphql", "queries", "queries", Schema(type="graphql", definition="type Query { a: Int }")),
         ("shop.Clicks.avsc", "shop.clicks", "shop_clicks", Schema(type="avro", definition='"string"')),
     ]
+
+
+def test_files_that_are_no_schemas_are_named_in_the_log(directory: Path) -> None:
+    """An ending in capitals may have been meant; hidden files and directories were not. The list is bounded."""
+    for name in ("Orders.JSON", "README.md", ".gitkeep", *(f"x{number}" for number in range(MAX_NAMED))):
+        (directory / name).write_text("{}")
+    (directory / "more").mkdir()
+    with capture_logs() as lines:
+        assert [seed.file for seed in read(directory)] == ["orders.json"]
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["count"]) == ("files_that_are_no_schemas", "warning", MAX_NAMED + 2)
+    assert line["files"][:3] == ["Orders.JSON", "README.md", "x0"]
+    assert len(line["files"]) == MAX_NAMED
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,25 @@ def test_a_bad_array_is_refused(body: bytes, what: str) -> None:
 @pytest.mark.parametrize(
     ("body", "what"),
     [
+        (rb'["\ud800"]', "lone surrogate (byte 2)"),
+        (rb'["\ud83d\n"]', "lone surrogate (byte 2)"),
+        (rb'["\ud83d\ude00", "a\udbff"]', "lone surrogate (byte 19)"),
+        (rb'["\ud800 and more text"]', "(byte 8)"),
+        (rb'["\ud800', "Input data was truncated"),
+        (rb'["\\ud800"', "Input data was truncated"),
+        (rb'["\ud8', "Input data was truncated"),
+    ],
+)
+def test_half_a_surrogate_pair_at_the_end_is_called_what_it_is(body: bytes, what: str) -> None:
+    """And a text that ends too early is called so, whatever it ends with."""
+    with pytest.raises(BadBody) as caught:
+        shaping.batch(JSON, body, MOST)
+    assert what in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
         (b"", "no messages"),
         (b"\n \r\n\t\n", "no messages"),
         (b"1\n\n{nope\n2", "line 3 is not JSON"),

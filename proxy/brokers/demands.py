@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from proxy.brokers.connection import Connection
 from proxy.brokers.kv import KEY, Bucket
 from proxy.brokers.schemas import Attached, Head, decode, schema_key, station_key
+from proxy.brokers.tasks import Tasks
 from proxy.errors import BadRegistry, BrokerAway, BrokerRefused, Forbidden, GatewayError
 from proxy.messages import Demand, Schema, Station
 
@@ -80,7 +80,7 @@ class Demands:
         self._connection, self._bucket = connection, bucket
         self._loop = asyncio.get_running_loop()
         self._looks: dict[str, Look] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._subscribing: asyncio.Task[None] | None = None
         self._subscribed_at = 0.0
         self._hinted: set[str] = set()
@@ -135,7 +135,7 @@ class Demands:
     def _read(self, look: Look) -> asyncio.Task[Demand | None]:
         """The reading that is under way, or a new one."""
         if look.reading is None:
-            look.reading = self._do(self._find(look))
+            look.reading = self._tasks.do(self._find(look))
         return look.reading
 
     async def _find(self, look: Look) -> Demand | None:
@@ -194,7 +194,7 @@ class Demands:
     async def _subscribed(self) -> None:
         """Waits until hints come. One subscription for the session, whoever asks first."""
         if self._subscribing is None:
-            self._subscribing = self._do(self._subscribe())
+            self._subscribing = self._tasks.do(self._subscribe())
         subscribing = self._subscribing
         try:
             await asyncio.shield(subscribing)
@@ -238,7 +238,7 @@ class Demands:
         look.again = None
         look.trying = True
         look.step += 1
-        self._do(self._try_again(look))
+        self._tasks.do(self._try_again(look))
 
     async def _try_again(self, look: Look) -> None:
         if look.reading is not None:  # begun before this moment, so perhaps before the change
@@ -255,7 +255,7 @@ class Demands:
         if look.refresh is not None:
             look.refresh.cancel()
         if self._has(look):
-            look.refresh = self._loop.call_later(seconds, lambda: self._do(self._refresh(look)))
+            look.refresh = self._loop.call_later(seconds, lambda: self._tasks.do(self._refresh(look)))
 
     async def _refresh(self, look: Look) -> None:
         """Reads a station whose minute is up. What cannot be read for long is dropped, so the next one who asks is told
@@ -270,17 +270,6 @@ class Demands:
                 self._refresh_in(look, RETRY_SECONDS)
         except GatewayError:
             self._drop(look)
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen here, so that one nobody waits for any more is not reported
 
 
 @functools.lru_cache(maxsize=256)

@@ -95,7 +95,7 @@ class MemphisSession(Session):
     def begin(self, waiting: Waiting) -> None:
         """Has what waited for a session use this one; a delivery does once this has registered with its station."""
         if isinstance(waiting, Delivery) and self._stations.current(waiting.station) is None:
-            self._do(self._begin(waiting))
+            self._tasks.do(self._begin(waiting))
         else:
             waiting.begin(self)
 

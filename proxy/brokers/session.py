@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Portion
 from proxy.brokers.kv import Bucket
 from proxy.brokers.publishing import Delivery, tokens
 from proxy.brokers.schemas import BUCKET, Registry
+from proxy.brokers.tasks import Tasks
 from proxy.brokers.waiting import Waiting
 from proxy.config import Config
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound, TooManyStations
@@ -95,7 +96,7 @@ class Session:
         self._limit_asked_at = self._loop.time()
         self._windows: dict[str, tuple[float | None, float]] = {}
         self._ensuring: dict[str, asyncio.Task[bool]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._api = Api(connection)
         self._gatherer = Gatherer(connection, config.produce_timeout_seconds)
         bucket = Bucket(self._api, BUCKET, config.station_replicas)
@@ -196,7 +197,7 @@ class Session:
         if len(self._windows) >= MAX_KNOWN_STATIONS:
             self._windows.clear()
         self._windows[station.name] = (None, self._loop.time())
-        self._do(self._ask_window(station))
+        self._tasks.do(self._ask_window(station))
         return None
 
     def demand(self, station: Station) -> Demand | Unknown | None:
@@ -216,7 +217,7 @@ class Session:
         """
         task = self._ensuring.get(station.name)
         if task is None:
-            task = self._ensuring[station.name] = self._do(self._ensure(station))
+            task = self._ensuring[station.name] = self._tasks.do(self._ensure(station))
             task.add_done_callback(lambda _: self._ensuring.pop(station.name, None))
         return await asyncio.shield(task)
 
@@ -240,15 +241,14 @@ class Session:
 
     async def close(self) -> None:
         """Closes the connection."""
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         await self.connection.close()
 
     def _doubt_limit(self) -> None:
         """Asks whether the server takes more by now, which it does not tell its clients; every two seconds at most."""
         if self._loop.time() - self._limit_asked_at >= LIMIT_MEMORY_SECONDS:
             self._limit_asked_at = self._loop.time()
-            self._do(self._learn_limit())
+            self._tasks.do(self._learn_limit())
 
     async def _learn_limit(self) -> None:
         self.max_payload = await self._ask_limit()
@@ -317,14 +317,3 @@ class Session:
         if self.connection.server_version >= ATOMIC_SINCE:
             stream["allow_atomic"] = True
         return stream
-
-    def _do(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen here, so that one nobody waits for any more is not reported

@@ -6,7 +6,6 @@ write to, so nothing in these modules trusts them: what is costly or dangerous i
 
 from __future__ import annotations
 
-import functools
 import importlib
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ import msgspec
 
 from proxy.errors import BadSchema, SchemaViolation
 from proxy.messages import Schema
+from proxy.remembering import Remembered
 
 VALIDATORS = {
     "json": "proxy.validators.json_schema:JsonSchema",
@@ -23,6 +23,9 @@ VALIDATORS = {
 }
 MAX_DEFINITION_BYTES = 256 * 1024
 MAX_COMPILED = 512
+MAX_COMPILED_BYTES = 128 * 1024 * 1024
+# Bytes of memory for a byte of a compiled definition, at most about: `python -m benchmarks.validators_memory`.
+MEMORY = {"json": 25, "protobuf": 5, "avro": 80, "graphql": 110}
 MAX_VIOLATIONS = 20
 MAX_MESSAGE_CHARACTERS = 300
 
@@ -67,11 +70,36 @@ def prepare(schema: Schema) -> Schema:
     return prepared
 
 
-@functools.lru_cache(maxsize=MAX_COMPILED)
 def validator_of(schema: Schema) -> Validator:
     """The validator of a schema, compiled once for the same content. Raises `BadSchema`."""
-    validator: Validator = _kind(schema.type)(schema)
-    return validator
+    compiled = compiled_or_not(schema)
+    if isinstance(compiled, BadSchema):
+        raise BadSchema(compiled.message)
+    return compiled
+
+
+def compiled_or_not(schema: Schema) -> Validator | BadSchema:
+    """The validator of a schema, or why it has none; else senders would have a bad one compiled again and again."""
+    compiled = _compiled.get(schema)
+    if compiled is None:
+        try:
+            compiled = _kind(schema.type)(schema)
+        except BadSchema as error:
+            compiled = error.with_traceback(None)
+        _compiled.put(schema, compiled)
+    return compiled
+
+
+def forget() -> None:
+    """Has every schema compiled anew."""
+    _compiled.clear()
+
+
+def _memory(schema: Schema) -> int:
+    return (len(schema.definition) + len(schema.compiled)) * MEMORY.get(schema.type, 1)
+
+
+_compiled: Remembered[Schema, Validator | BadSchema] = Remembered(MAX_COMPILED, MAX_COMPILED_BYTES, _memory)
 
 
 def check(schema: Schema, payload: bytes) -> None:

@@ -14,6 +14,7 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from proxy.errors import BadSchema
 from proxy.messages import Schema
+from proxy.shaping import reason
 from proxy.validators import Violation, avro_binary, avro_json, avro_schema
 
 _LOOKS_LIKE_JSON = re.compile(rb"[ \t\r\n]*[\[{]")
@@ -62,7 +63,7 @@ class Avro:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if self._as_binary(payload) is None:
                 return []
-            return [Violation("", "encoding", f"is neither Avro's binary encoding nor JSON: {error}")]
+            return [Violation("", "encoding", f"is neither Avro's binary encoding nor JSON: {reason(payload, error)}")]
         return avro_json.violations(self._check, document)
 
     def _is_scalar(self, payload: bytes) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from proxy.validators import MAX_MESSAGE_CHARACTERS, MAX_VIOLATIONS, Violation
@@ -147,33 +147,21 @@ class _Compiler:
         checks.extend((field.name, self.check_of(field.type), field.optional) for field in one.fields)
         return record
 
-    def _array(self, one: Type) -> Check:
+    def _many(self, one: Type) -> Check:
         item = self.check_of(one.parts[0])
+        kind: type[list[Any] | dict[Any, Any]] = list if one.kind == "array" else dict
+        places: Callable[[Any], Iterable[tuple[Any, Any]]] = enumerate if kind is list else dict.items
 
-        def array(value: Any, place: Place, report: Report) -> None:
-            if type(value) is not list:
+        def many(value: Any, place: Place, report: Report) -> None:
+            if type(value) is not kind:
                 _mismatch(one, value, place, report)
                 return
             report.spend(len(value) + 1, place)
             depth = place[0] + 1
-            for index, element in enumerate(value):
-                item(element, (depth, index, place), report)
-
-        return array
-
-    def _map(self, one: Type) -> Check:
-        item = self.check_of(one.parts[0])
-
-        def mapping(value: Any, place: Place, report: Report) -> None:
-            if type(value) is not dict:
-                _mismatch(one, value, place, report)
-                return
-            report.spend(len(value) + 1, place)
-            depth = place[0] + 1
-            for key, element in value.items():
+            for key, element in places(value):
                 item(element, (depth, key, place), report)
 
-        return mapping
+        return many
 
     def _union(self, one: Type) -> Check:
         tags = {branch.name: self.check_of(branch) for branch in one.parts if branch.kind != "null"}
@@ -282,8 +270,8 @@ _MAKERS: dict[str, Callable[[_Compiler, Type], Check]] = {
     "bytes": _Compiler._bytes,
     "fixed": _Compiler._bytes,
     "enum": _Compiler._enum,
-    "array": _Compiler._array,
-    "map": _Compiler._map,
+    "array": _Compiler._many,
+    "map": _Compiler._many,
     "union": _Compiler._union,
 }
 # Which values of JSON a branch of a union may be written as, without its name.

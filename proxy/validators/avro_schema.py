@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from proxy.errors import BadSchema
+from proxy.shaping import reason
 from proxy.validators import MAX_DEFINITION_BYTES
 
 MAX_NESTING = 64
@@ -105,17 +106,17 @@ def _document(definition: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.MsgspecError as error:
-        raise BadSchema(f"the definition is not JSON: {_where(text, str(error))}") from None
+        raise BadSchema(f"the definition is not JSON: {_where(text, reason(text, error))}") from None
     except RecursionError:
         raise BadSchema("the definition is nested too deeply") from None
 
 
-def _where(text: bytes, reason: str) -> str:
+def _where(text: bytes, why: str) -> str:
     """The reason with line and column in place of msgspec's offset; JSON that ends too early is broken at its end."""
-    found = _BYTE.search(reason)
+    found = _BYTE.search(why)
     before = text[: int(found[1])] if found else text
     line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
-    return f"line {line}, column {column}: {_BYTE.sub('', reason).removeprefix('JSON is malformed: ').strip()}"
+    return f"line {line}, column {column}: {_BYTE.sub('', why).removeprefix('JSON is malformed: ').strip()}"
 
 
 class _Reader:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+from proxy.remembering import Remembered
+
 MAX_REMEMBERED = 8192
 
 # A string without escapes or control characters, or anything that begins like a number outside of names.
@@ -46,16 +48,11 @@ def _number(literal: str) -> str | None:
     return kind.upper() if kind and literal[0] == "-" else kind
 
 
-class Shapes:
-    """The shapes of valid documents, of all schemas of this process, the least used forgotten first in bulk.
-
-    Threads may share it: each step is one operation of a dict, and what a race loses is only remembered anew.
-    """
+class Shapes(Remembered[bytes, bool]):
+    """The shapes of valid documents, of all schemas of this process."""
 
     def __init__(self, most: int = MAX_REMEMBERED) -> None:
-        self._most = most // 2
-        self._recent: dict[bytes, None] = {}
-        self._older: dict[bytes, None] = {}
+        super().__init__(most)
 
     @staticmethod
     def identity(definition: str) -> bytes:
@@ -68,15 +65,8 @@ class Shapes:
         return hashlib.blake2b(shape.encode(), key=identity, digest_size=32).digest()
 
     def __contains__(self, key: bytes) -> bool:
-        if key in self._recent:
-            return True
-        if key in self._older:
-            self.add(key)
-            return True
-        return False
+        return self.get(key) is not None
 
     def add(self, key: bytes) -> None:
-        """Remembers a shape; once there are many, those not met for long are forgotten."""
-        if len(self._recent) >= self._most:
-            self._older, self._recent = self._recent, {}
-        self._recent[key] = None
+        """Remembers a shape."""
+        self.put(key, True)

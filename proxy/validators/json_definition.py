@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urldefrag, urljoin
 import msgspec
 
 from proxy.errors import BadSchema
+from proxy.shaping import reason
 
 MAX_DEPTH = 64
 MAX_SUBSCHEMAS = 2000
@@ -64,11 +65,15 @@ class Definition(NamedTuple):
 def parsed(text: str) -> Any:
     """The definition as JSON, within the limits. Raises `BadSchema` with line and column, or a pointer."""
     try:
-        document = msgspec.json.decode(text.encode())
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise BadSchema("the definition is not JSON: it has a lone surrogate in it") from None
+    try:
+        document = msgspec.json.decode(encoded)
     except RecursionError:
         raise BadSchema(f"the definition is nested too deeply (at most {MAX_DEPTH} levels)") from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise BadSchema(f"the definition is not JSON: {_where(text) or error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadSchema(f"the definition is not JSON: {_where(text) or reason(encoded, error)}") from None
     if not isinstance(document, dict | bool):
         raise BadSchema("the definition must be an object, true or false")
     _check_values(document)

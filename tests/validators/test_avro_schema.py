@@ -55,6 +55,7 @@ def test_valid_definitions_are_taken(definition: Any) -> None:
         ("{", "the definition is not JSON: line 1, column 2: Input data was truncated"),
         ('{"type":\n "record",\n  nope}', "line 3, column 3: "),
         ('{"type":"\ud800"}', "lone surrogate"),
+        ('{"type":\n "\\ud800"}', "line 2, column 3: lone surrogate"),
         ("[" * 5_000, "nested too deeply"),
         ("5", "the definition: must be a type"),
         ({}, "/type: must be the name of a type"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.validators_graphql import CASES
 from proxy.errors import BadSchema, SchemaViolation
 from proxy.messages import Schema
-from proxy.validators import check, graphql, validator_of
+from proxy.validators import check, forget, graphql, validator_of
 from proxy.validators.graphql import GraphQL
 from tests.validators.tools import FUZZ
 
@@ -167,7 +167,7 @@ def test_the_overlap_rule_is_as_we_expect_it() -> None:
 def test_no_case_of_the_benchmark_keeps_a_worker_for_long(name: str) -> None:
     """The limit is many times what the benchmark shows, for slow machines; without limits some take minutes."""
     schema, payload = CASES[name]()
-    validator_of.cache_clear()
+    forget()
     began = time.process_time()
     try:
         validator_of(schema)
