@@ -309,13 +309,18 @@ class Config:
         return not self.broker_url
 
     @property
+    def at_memphis(self) -> bool:
+        """Whether the broker is a Memphis broker."""
+        return "".join(self.broker_url[:1]).startswith("memphis:")
+
+    @property
     def root_secret(self) -> str:
         """What `ROOT_USER` proves itself with; empty when none is set."""
         return self.secret_of(self.connection_token, self.root_password)
 
     def secret_of(self, connection_token: str, password: str) -> str:
         """The one of both that proves a user to the broker; the other one only where it is missing."""
-        if self.user_pass_based_auth and "".join(self.broker_url[:1]).startswith("memphis:"):
+        if self.user_pass_based_auth and self.at_memphis:
             return password or connection_token
         return connection_token or password
 

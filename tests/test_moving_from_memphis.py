@@ -213,6 +213,14 @@ def test_tokens_of_the_old_one_are_not_taken(replay: Replay, algorithm: str, cla
         assert sender.post("/auth/refreshToken", body, "application/json").status == 401
 
 
+def test_the_old_one_takes_no_token_of_this_one(replay: Replay) -> None:
+    """It has the same secret, believes what is signed with it, and takes a token that names nobody for root's."""
+    for kind, secret in (("jwt", "JWT_SECRET"), ("jwt_refresh_token", "REFRESH_JWT_SECRET")):
+        token = _log_on(replay.gateway, "app1")["app1", kind]
+        with pytest.raises(jwt.InvalidSignatureError):
+            jwt.decode(token, _OLD_SETTINGS[secret], ["HS256"], audience="stations")
+
+
 def test_log_ons_beside_produces_end_no_worker(replay: Replay, standin: Standin) -> None:
     """Four senders that log on again and again beside eight that produce ended the old one within seconds."""
     before, token = replay.gateway.worker_pids(), _log_on(replay.gateway, "root")["root", "jwt"]
