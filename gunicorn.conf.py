@@ -13,9 +13,9 @@ import signal
 import sys
 
 from proxy.brokers import embedded
-from proxy.config import Config
 from proxy.errors import BadSetting, GatewayError
 from proxy.gunicorn_log import Log
+from proxy.old_settings import read_settings
 from proxy.parsers import bracketed
 
 _START_SECONDS = 10.0
@@ -24,7 +24,7 @@ _MOST_FILES = 1 << 20
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 try:
-    _config = Config.from_environ(os.environ)
+    _config = read_settings(os.environ)
 except BadSetting as error:
     sys.exit(f"stations: {error}")
 

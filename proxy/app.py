@@ -16,15 +16,17 @@ from proxy.edge import REQUEST_ID, Edge
 from proxy.errors import GatewayError, MethodNotAllowed, TooLarge, Unauthorized, of_status, to_response
 from proxy.extension import Stations
 from proxy.lane import Lane
+from proxy.old_settings import read_settings
 from proxy.sealing import ENOUGH_BYTES
 
 
 def create_app(config: Config | None = None) -> Flask:
-    """The gateway as a Flask application; with no `config` the environment's settings count.
+    """The gateway as a Flask application; with no `config` the settings of the environment count
+    (and those of `conf/config.json`).
 
     Nothing connects yet: `app.extensions["stations"].start()` does, or the first request that needs it.
     """
-    config = _settled(config or Config.from_environ(os.environ))
+    config = _settled(config or read_settings(os.environ))
     logs.configure(config.log_level)
     _warn_of_short_secrets(config)
     app = Flask("stations", static_folder=None, template_folder=None)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from proxy import environment
 from proxy.errors import BadSetting
 from proxy.parsers import (
     Network,
@@ -25,6 +26,7 @@ from proxy.parsers import (
     one_of,
     origins,
     patterns,
+    port_beside_a_service,
     rate,
     readable_file,
     template,
@@ -33,7 +35,6 @@ from proxy.parsers import (
     whole,
 )
 
-_LARGEST_SECRET = 64 << 10
 DEFAULT_CONNECTION_TOKEN = "memphis"  # noqa: S105 - what everybody knows, so good for 127.0.0.1 only
 
 
@@ -56,8 +57,9 @@ class Config:
         "Empty: a broker of its own is started (embedded).",
     )
     memphis_host: str = _setting(
-        "MEMPHIS_HOST", host, "", "Host of a Memphis broker; stands for `BROKER_URL=memphis://<host>:6666`."
+        "MEMPHIS_HOST", host, "", "Host of a Memphis broker; stands for `BROKER_URL=memphis://<host>:<MEMPHIS_PORT>`."
     )
+    memphis_port: int = _setting("MEMPHIS_PORT", port_beside_a_service, 6666, "Port of that broker.")
     root_user: str = _setting(
         "ROOT_USER",
         text,
@@ -307,9 +309,20 @@ class Config:
         return not self.broker_url
 
     @property
+    def at_memphis(self) -> bool:
+        """Whether the broker is a Memphis broker."""
+        return "".join(self.broker_url[:1]).startswith("memphis:")
+
+    @property
     def root_secret(self) -> str:
         """What `ROOT_USER` proves itself with; empty when none is set."""
-        return self.connection_token or self.root_password
+        return self.secret_of(self.connection_token, self.root_password)
+
+    def secret_of(self, connection_token: str, password: str) -> str:
+        """The one of both that proves a user to the broker; the other one only where it is missing."""
+        if self.user_pass_based_auth and self.at_memphis:
+            return password or connection_token
+        return connection_token or password
 
     @property
     def default_credentials(self) -> bool:
@@ -321,11 +334,11 @@ class Config:
         """Reads and checks all settings. Raises `BadSetting`."""
         values = {}
         for field in dataclasses.fields(cls):
-            value = _read(environ, field)
-            if value != "":
-                values[field.name] = _parse_as(field.metadata["env"], field.metadata["parse"], value)
+            env, parse = field.metadata["env"], field.metadata["parse"]
+            if text := environment.read(environ, env, field.metadata["secret"]):
+                values[field.name] = environment.parse_as(env, parse, text)
         if environ.get("PORT"):
-            values["http_port"] = _parse_as("PORT", whole(0, 65535), environ["PORT"])
+            values["http_port"] = environment.parse_as("PORT", whole(0, 65535), environ["PORT"])
         config = cls(**values)._settled()
         config._check(environ)
         return config
@@ -334,7 +347,7 @@ class Config:
         """Fills in what follows from other settings."""
         changes: dict[str, Any] = {}
         if self.memphis_host and not self.broker_url:
-            changes["broker_url"] = (f"memphis://{bracketed(self.memphis_host)}:6666",)
+            changes["broker_url"] = (f"memphis://{bracketed(self.memphis_host)}:{self.memphis_port}",)
         if not self.broker_url and not changes:
             changes["root_user"] = self.root_user or "root"
             changes["connection_token"] = self.root_secret or DEFAULT_CONNECTION_TOKEN
@@ -366,29 +379,3 @@ class Config:
             )
         if bool(self.client_cert_path) != bool(self.client_key_path):
             raise BadSetting("CLIENT_KEY_PATH", "set together with CLIENT_CERT_PATH")
-
-
-def _read(environ: Mapping[str, str], field: dataclasses.Field[Any]) -> str:
-    """The text of a setting; a secret may stand in the file that `<NAME>_FILE` names."""
-    env: str = field.metadata["env"]
-    path = environ.get(f"{env}_FILE", "") if field.metadata["secret"] else ""
-    if environ.get(env) or not path:
-        return environ.get(env, "")
-    try:
-        with open(path, encoding="utf-8") as file:
-            secret = file.read(_LARGEST_SECRET).strip("\r\n")
-    except (OSError, UnicodeDecodeError):
-        secret = ""
-    if not secret:
-        raise BadSetting(f"{env}_FILE", "a file with the secret in it, which can be read")
-    return secret
-
-
-def _parse_as(env: str, parse: Callable[[str], Any], value: str) -> Any:
-    try:
-        value.encode()
-        return parse(value)
-    except UnicodeEncodeError:
-        raise BadSetting(env, "text in UTF-8") from None
-    except ValueError as error:
-        raise BadSetting(env, str(error)) from None

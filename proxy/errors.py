@@ -58,11 +58,11 @@ from proxy.failures import encode as encode
 
 
 class BadSetting(Exception):
-    """A setting that the gateway cannot start with: `variable`, and what it must be."""
+    """A setting that the gateway cannot start with: `variable`, and what it `must` be."""
 
     def __init__(self, variable: str, must: str) -> None:
         super().__init__(f"{variable} must be {must}")
-        self.variable = variable
+        self.variable, self.must = variable, must
 
 
 class BadRequest(GatewayError):

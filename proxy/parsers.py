@@ -35,9 +35,9 @@ def text(value: str) -> str:
 def flag(value: str) -> bool:
     """Takes true or false in the usual spellings."""
     word = value.strip().lower()
-    if word in ("true", "1", "yes", "on"):
+    if word in ("true", "t", "1", "yes", "on"):
         return True
-    if word in ("false", "0", "no", "off"):
+    if word in ("false", "f", "0", "no", "off"):
         return False
     raise ValueError("true or false")
 
@@ -52,6 +52,14 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return int(digits)
 
     return parse
+
+
+def port_beside_a_service(value: str) -> int:
+    """Takes the port 1 to 65535 of a Memphis broker; 6666 for a URL with `tcp://`.
+
+    Kubernetes sets `MEMPHIS_PORT=tcp://...` by itself in all pods beside a service named `memphis`.
+    """
+    return 6666 if value.startswith("tcp://") else whole(1, 65535)(value)
 
 
 def number(low: float, high: float) -> Callable[[str], float]:

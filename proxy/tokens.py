@@ -92,7 +92,9 @@ class Tokens:
         refresh = [config.refresh_jwt_secret, config.refresh_jwt_secret_previous]
         if not config.refresh_jwt_secret:
             refresh = [derive(secret, "refresh").hex() if secret else "" for secret in access] + refresh
-        self._keys: dict[str, list[Key]] = {"access": _keys("access", access), "refresh": _keys("refresh", refresh)}
+        # Memphis' own gateway, which may have the same secret, takes much that is signed with it for a token of root's.
+        sign = _apart if config.at_memphis else signing_key
+        self._keys = {"access": _keys("access", access, sign), "refresh": _keys("refresh", refresh, sign)}
         self._remembered: dict[str, Caller] = {}
         self._revoked: dict[str, int] = {}  # families, and when their last tokens expire
         self._swept = 0.0
@@ -269,9 +271,14 @@ class Tokens:
         return jwt.encode(claims, key.signing, ALGORITHM, headers={"kid": key.id})
 
 
-def _keys(kind: Kind, known: list[str]) -> list[Key]:
+def _keys(kind: Kind, known: list[str], sign: Callable[[str], bytes]) -> list[Key]:
     """The keys of the secrets that are set, the current one first."""
-    return [Key(key_id(secret), signing_key(secret), derive(secret, f"cred/{kind}")) for secret in known if secret]
+    return [Key(key_id(secret), sign(secret), derive(secret, f"cred/{kind}")) for secret in known if secret]
+
+
+def _apart(secret: str) -> bytes:
+    """A key to sign with that is never the secret itself."""
+    return derive(secret, "sign")
 
 
 def _family_end(family: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
 MAX_TEXT = 1024
 
@@ -23,25 +23,20 @@ class _Lifetimes(Schema):
 
 
 class Authenticate(_Lifetimes):
-    """`POST /auth/authenticate`: a user, and a connection token or password. Loads `secret` from either.
+    """`POST /auth/authenticate`: a user, and a connection token, a password, or both.
 
     An empty one is as good as none, as old clients send both.
     """
 
     username = fields.String(required=True, validate=validate.Length(min=1, max=MAX_TEXT))
-    connection_token = fields.String(validate=validate.Length(max=MAX_TEXT))
-    password = fields.String(validate=validate.Length(max=MAX_TEXT))
+    connection_token = fields.String(load_default="", validate=validate.Length(max=MAX_TEXT))
+    password = fields.String(load_default="", validate=validate.Length(max=MAX_TEXT))
     account_id = fields.Integer(strict=True, validate=validate.Range(0, 10**9))
 
     @validates_schema
     def _has_a_secret(self, data: Mapping[str, Any], **_: Any) -> None:
-        if not data.get("connection_token") and not data.get("password"):
+        if not data["connection_token"] and not data["password"]:
             raise ValidationError("Missing data for required field (or password).", "connection_token")
-
-    @post_load
-    def _secret(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        token, password = data.pop("connection_token", ""), data.pop("password", "")
-        return {**data, "secret": token or password}
 
 
 class Refresh(_Lifetimes):

@@ -26,6 +26,7 @@ _BAD = [
     ("BROKER_URL", ["nats://a/x", "nats://a?x", "nats://a#x", "nats://[::1", "nats://a,,http://b"], "without user"),
     ("BROKER_URL", ["nats://a,tls://b", ",", " "], "of one scheme"),
     ("MEMPHIS_HOST", ["a:6666", "a,b", "a/b", "u@a", "[a]"], "the name or address of one host"),
+    ("MEMPHIS_PORT", ["0", "65536", "x", "udp://10.0.0.1:6666"], "a whole number from 1 to 65535"),
     ("HTTP_HOST", ["127.0.0.1:80", "http://a", "a b", "[x]", "::1::"], "the name or address of one host"),
     ("HTTP_PORT", ["-1", "65536", "x", "1.5", "²", "9" * 5000, "1_0"], "a whole number from 0 to 65535"),
     ("PORT", ["-1", "65536", "tcp://10.0.0.1:80"], "a whole number from 0 to 65535"),
@@ -134,6 +135,10 @@ def test_an_empty_variable_is_an_absent_one() -> None:
         ("HTTP_PORT", " 80 ", 80),
         ("USER_PASS_BASED_AUTH", "No", False),
         ("DEBUG", "1", True),
+        ("DEBUG", "t", True),
+        ("USER_PASS_BASED_AUTH", "F", False),
+        ("MEMPHIS_PORT", "16666", 16666),
+        ("MEMPHIS_PORT", "tcp://10.96.0.10:9000", 6666),
         ("LOG_LEVEL", "WARNING", "warning"),
         ("GUNICORN_WORKER_CLASS", "proxy.server.Worker", "proxy.server.Worker"),
         ("PRODUCE_TIMEOUT_SECONDS", "2.5", 2.5),
@@ -219,6 +224,28 @@ def test_memphis_host_stands_for_a_broker_url() -> None:
     assert Config.from_environ({**secret, "MEMPHIS_HOST": "memphis"}).broker_url == ("memphis://memphis:6666",)
     assert Config.from_environ({**secret, "MEMPHIS_HOST": "::1"}).broker_url == ("memphis://[::1]:6666",)
     assert Config.from_environ({**_BROKER, "MEMPHIS_HOST": "memphis"}).broker_url == ("nats://broker:4222",)
+    elsewhere = {**secret, "MEMPHIS_HOST": "::1", "MEMPHIS_PORT": "7"}
+    assert Config.from_environ(elsewhere).broker_url == ("memphis://[::1]:7",)
+
+
+_BOTH = {"CONNECTION_TOKEN": "token", "ROOT_PASSWORD": "password", "JWT_SECRET": "s" * 32}
+
+
+@pytest.mark.parametrize(
+    ("env", "secret"),
+    [
+        ({"MEMPHIS_HOST": "memphis"}, "password"),
+        ({"BROKER_URL": "memphis://a,b"}, "password"),
+        ({"MEMPHIS_HOST": "memphis", "USER_PASS_BASED_AUTH": "false"}, "token"),
+        ({"MEMPHIS_HOST": "memphis", "ROOT_PASSWORD": ""}, "token"),
+        ({"BROKER_URL": "nats://broker"}, "token"),
+        ({"BROKER_URL": "nats://broker", "CONNECTION_TOKEN": ""}, "password"),
+        ({}, "token"),
+    ],
+)
+def test_the_gateways_own_user_has_one_secret(env: dict[str, str], secret: str) -> None:
+    """Where both are set, as Memphis' charts do, the password for a Memphis broker that knows users by password."""
+    assert Config.from_environ({**_BOTH, **env}).root_secret == secret
 
 
 def test_replicas_need_a_shared_secret() -> None:

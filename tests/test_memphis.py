@@ -52,6 +52,31 @@ def test_a_user_logs_on_with_a_password(api: Api) -> None:
     assert (produced.status_code, produced.get_json()) == (200, STORED)
 
 
+@pytest.mark.parametrize(
+    ("secrets", "status"),
+    [
+        ({"password": "memphis", "connection_token": "wrong"}, 200),
+        ({"password": "wrong", "connection_token": "memphis"}, 401),
+        ({"password": "", "connection_token": "memphis"}, 200),
+    ],
+)
+def test_the_password_counts_where_both_are_given(api: Api, secrets: dict[str, str], status: int) -> None:
+    """As it did with Memphis' gateway for a broker that knows users by password; one alone may have either name."""
+    assert api.authenticate({"username": "root", **secrets}).status_code == status
+
+
+def test_the_connection_token_counts_for_a_broker_with_one(tmp_path: Path) -> None:
+    """The other way round."""
+    standin = Standin(tmp_path, token="one for all")
+    try:
+        with running(settings(standin.url, USER_PASS_BASED_AUTH="false")) as app:
+            fields = {"username": "root", "connection_token": "one for all", "password": "wrong"}
+            assert Api(app).authenticate(fields).status_code == 200
+            assert Api(app).authenticate({**fields, "connection_token": "wrong"}).status_code == 401
+    finally:
+        standin.stop()
+
+
 @pytest.mark.parametrize("path", ["/auth/authenticate", "/auth/authenticate?accountId=1"])
 @pytest.mark.parametrize("account", [{}, {"account_id": 1}, {"account_id": 7}])
 def test_an_account_may_be_named(api: Api, path: str, account: dict[str, int]) -> None:
@@ -183,6 +208,13 @@ def test_stations_are_made_by_themselves(standin: Standin) -> None:
 def test_it_is_ready(standin: Standin) -> None:
     """As the user of the settings."""
     with running(settings(standin.url, ROOT_USER="root", ROOT_PASSWORD="memphis")) as app:
+        assert Api(app).request("GET", "/monitoring/ready").status_code == 200
+
+
+def test_it_is_ready_with_the_settings_of_memphis_charts(standin: Standin) -> None:
+    """They set a connection token besides the password, although the broker knows users by password."""
+    both = {"ROOT_USER": "root", "ROOT_PASSWORD": "memphis", "CONNECTION_TOKEN": "of no use"}
+    with running(settings(standin.url, **both)) as app:
         assert Api(app).request("GET", "/monitoring/ready").status_code == 200
 
 

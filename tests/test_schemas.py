@@ -55,19 +55,20 @@ def test_all_faults_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "secret"),
+    ("body", "secrets"),
     [
-        (GOOD, "memphis"),
-        ({"username": "root", "password": "pw"}, "pw"),
-        ({**GOOD, "password": "pw"}, "memphis"),
-        ({**GOOD, "password": ""}, "memphis"),
-        ({"username": "root", "password": "pw", "connection_token": ""}, "pw"),
-        ({**GOOD, "unknown": [1]}, "memphis"),
+        (GOOD, ("memphis", "")),
+        ({"username": "root", "password": "pw"}, ("", "pw")),
+        ({**GOOD, "password": "pw"}, ("memphis", "pw")),
+        ({**GOOD, "password": ""}, ("memphis", "")),
+        ({"username": "root", "password": "pw", "connection_token": ""}, ("", "pw")),
+        ({**GOOD, "unknown": [1]}, ("memphis", "")),
     ],
 )
-def test_authenticate_loads_one_secret(body: dict[str, Any], secret: str) -> None:
-    """Whichever field it came in; what old clients send besides is left out."""
-    assert schemas.load(Authenticate(), body) == {"username": "root", "secret": secret, **LIFETIMES}
+def test_authenticate_loads_a_secret(body: dict[str, Any], secrets: tuple[str, str]) -> None:
+    """Token, password or both; what old clients send besides is left out."""
+    fields = {"username": "root", **dict(zip(("connection_token", "password"), secrets, strict=True)), **LIFETIMES}
+    assert schemas.load(Authenticate(), body) == fields
 
 
 @pytest.mark.parametrize("body", [{"username": "root"}, {"username": "root", "password": "", "connection_token": ""}])

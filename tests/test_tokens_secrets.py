@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 from proxy.app import create_app
 from proxy.credentials import Credentials
 from proxy.errors import Unauthorized
-from proxy.sealing import derive
+from proxy.sealing import derive, key_id
 from proxy.tokens import Issued
-from tests.application import settings
+from tests.application import NOWHERE, settings
 
 OLD, NEW, THIRD = ("o" * 40), ("n" * 40), ("t" * 40)
 
@@ -22,7 +22,7 @@ class Replica:
     """One gateway with these secrets; it never needs its broker."""
 
     def __init__(self, **secrets: str) -> None:
-        self.app = create_app(settings(**secrets))
+        self.app = create_app(settings(secrets.pop("BROKER_URL", NOWHERE), **secrets))
         self.tokens = self.app.extensions["stations"].tokens
 
     def issue(self) -> Issued:
@@ -74,6 +74,19 @@ def test_the_refresh_secret_is_derived_where_none_is_set() -> None:
     with pytest.raises(jwt.InvalidSignatureError):
         jwt.decode(token, OLD, ["HS256"], audience="stations")
     assert jwt.decode(token, derive(OLD, "refresh").hex(), ["HS256"], audience="stations")["type"] == "refresh"
+
+
+def test_at_a_memphis_broker_no_token_is_signed_with_the_secret_itself() -> None:
+    """Memphis' own gateway may have the same one, and would take such a token for root's."""
+    at_memphis = {"JWT_SECRET": OLD, "REFRESH_JWT_SECRET": OLD, "BROKER_URL": "memphis://127.0.0.1:1"}
+    replica = Replica(**at_memphis)
+    issued = replica.issue()
+    assert Replica(**at_memphis).takes_both(issued) == BOTH
+    for token in (issued.access, issued.refresh):
+        with pytest.raises(jwt.InvalidSignatureError):
+            jwt.decode(token, OLD, ["HS256"], audience="stations")
+        assert jwt.decode(token, derive(OLD, "sign"), ["HS256"], audience="stations")["sub"] == "root"
+        assert jwt.get_unverified_header(token)["kid"] == key_id(OLD)
 
 
 @pytest.mark.parametrize(
