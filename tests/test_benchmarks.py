@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import document, measure, options, profile, report
+from benchmarks import document, ingest, measure, options, profile, report
 from benchmarks.cases import CASES, event, protobuf
 from benchmarks.load import Answers
 from benchmarks.rounds import Sample
@@ -92,6 +92,15 @@ def test_a_document_without_a_place_for_results_is_refused_at_once(tmp_path: Pat
     ran = _run("--load", "builtin", "--cases", "single-1", "--write", str(tmp_path / "absent.md"))
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "absent.md" in ran.stderr
+
+
+@pytest.mark.slow
+def test_each_kind_of_message_is_taken_by_the_broker(capsys: pytest.CaptureFixture[str]) -> None:
+    """What `ingest` sends is stored, or it says so; a line of its table for each kind."""
+    assert ingest.main(["--rounds", "1", "--batches", "20"]) == 0
+    assert [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]] == [
+        kind.meaning for kind in ingest.KINDS
+    ]
 
 
 def test_ratios_compare_rounds_and_not_medians() -> None:
