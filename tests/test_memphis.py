@@ -52,6 +52,17 @@ def test_a_user_logs_on_with_a_password(api: Api) -> None:
     assert (produced.status_code, produced.get_json()) == (200, STORED)
 
 
+def test_nobody_is_logged_out_and_told_why(standin: Standin) -> None:
+    """Such a broker keeps no values that expire, and asking again would not help. The gateway is ready nevertheless."""
+    with running(settings(standin.url, ROOT_USER="root", ROOT_PASSWORD="memphis")) as app:
+        app.extensions["stations"].start()
+        assert Api(app).request("GET", "/monitoring/ready").status_code == 200
+        token = Api(app).authenticate({"username": "root", "password": "memphis"}).get_json()["jwt"]
+        answer = Api(app).request("DELETE", "/auth/tokens", headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.get_json()["repeat"]) == (501, "never")
+    assert "2.11" in answer.get_json()["error"]
+
+
 @pytest.mark.parametrize(
     ("secrets", "status"),
     [
@@ -232,8 +243,9 @@ def test_log_lines_go_to_the_broker(standin: Standin) -> None:
         eventually(lambda: standin.bodies(f"{SYSLOG}err"))
     (info,) = standin.bodies(f"{SYSLOG}info")
     assert re.fullmatch(rb"\[\d+\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[INF\] the gateway is up and running\n", info)
-    (warning,) = standin.bodies(f"{SYSLOG}warn")
-    assert warning.endswith(b" [WRN] something_happened station=orders\n")
+    first, second = sorted(standin.bodies(f"{SYSLOG}warn"), key=lambda line: b"something_happened" in line)
+    assert b" [WRN] log_out_is_off why=" in first
+    assert second.endswith(b" [WRN] something_happened station=orders\n")
     logger = next(connect for connect in standin.connects if "LOGGER" in connect["name"])
     assert (logger["user"], logger["name"]) == ("$$memphis", "MEMPHIS HTTP LOGGER")
 

@@ -20,7 +20,7 @@ import msgspec
 from proxy.brokers import Broker, Notice
 from proxy.brokers.answers import ApiError
 from proxy.brokers.api import Api
-from proxy.brokers.kv import Bucket
+from proxy.brokers.kv import TTL_SINCE, Bucket
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, Forbidden, GatewayError, LogOutOff
@@ -130,7 +130,11 @@ class Revocations:
             self._notice("log_out_is_off", why=self.why_off)
 
     async def _see_jetstream(self, session: Any) -> None:
-        """Finds out whether this account can have a bucket at all."""
+        """Finds out whether this account can have such a bucket at all."""
+        if session.connection.server_version < TTL_SINCE:
+            raise Forbidden(
+                f"its broker cannot let keys expire, as nats-server can since {TTL_SINCE[0]}.{TTL_SINCE[1]}"
+            )
         account: Account = await Api(session.connection).ask("INFO", {}, Account)
         if account.error is not None and account.error.err_code in NOT_ENABLED:
             raise Forbidden("its account has no JetStream")
