@@ -257,7 +257,7 @@ class Exchange:
 
     def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """What to send: the application's body; one that is not complete yet is watched to its end."""
-        if body.__class__ is list:
+        if isinstance(body, list):
             self._sent = sum(map(len, body))
             self.close()
             return body
