@@ -10,6 +10,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from proxy import auth, commands, logs, monitoring, registry, stations
+from proxy.application import Application
 from proxy.brokers.embedded import kept_secret
 from proxy.config import Config
 from proxy.edge import REQUEST_ID, Edge
@@ -29,7 +30,7 @@ def create_app(config: Config | None = None) -> Flask:
     config = _settled(config or read_settings(os.environ))
     logs.configure(config.log_level)
     _warn_of_short_secrets(config)
-    app = Flask("stations", static_folder=None, template_folder=None)
+    app = Application("stations", static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.url_map.merge_slashes = False
     extension = app.extensions["stations"] = Stations(config)

@@ -22,7 +22,7 @@ import uvloop
 
 from proxy.errors import Overloaded, Stopping
 from proxy.replies import GaveUp, Posted, Receiver, Reply
-from proxy.waiters import Waiter, pick_waiter
+from proxy.waiters import Cell, Waiter, pick_waiter
 
 T = TypeVar("T")
 Job = Callable[..., None]
@@ -128,6 +128,15 @@ class Bridge:
             self._waiter.forget(posted)
             raise
         self._submit(posted)
+
+    def meet(self, begin: Callable[[Cell], None]) -> Any:
+        """Waits for the value of `cell.switch(value)`, called in gevent's event loop by what `begin(cell)` has begun.
+
+        There is no deadline here: what is posted has its own, and there always is an answer. Only where greenlets call.
+        """
+        cell = self._waiter.new()
+        begin(cell)
+        return self._waiter.meet(cell)
 
     def at_end_of_turn(self, function: Callable[[], None]) -> None:
         """Runs a function when all callers that can submit now have done so, to post for them together."""

@@ -102,15 +102,15 @@ class Edge:
         if offer is not None:
             given = environ.get("HTTP_X_REQUEST_ID", "")
             kept = given if given == environ[REQUEST_ID] else ""
-            offer.head = functools.partial(
-                self._head, environ, offer, kept, self._frame(environ.get("HTTP_ORIGIN", ""))
-            )
+            frame = self._frame(environ.get("HTTP_ORIGIN", ""))
+            # Not of the offer itself: a circle is left to the garbage collector, which stops the worker to look for it.
+            offer.head = functools.partial(self._head, environ, (offer.user, offer.route), kept, frame)
         return offer
 
     def _head(
         self,
         environ: Environ,
-        offer: Offer,
+        what: tuple[str, tuple[str, str]],
         given: str,
         frame: tuple[bytes, bytes],
         began: float,
@@ -120,8 +120,9 @@ class Edge:
         """The head of one answer of an offer, around its request id; and its line in the log."""
         id = given or self._request_id("")
         if self._sample:
-            seen = {**environ, REQUEST_ID: id, USER: offer.user, "CONTENT_LENGTH": str(length)}
-            self.log(seen, offer.route, 200, sent, time.perf_counter() - began)
+            user, route = what
+            seen = {**environ, REQUEST_ID: id, USER: user, "CONTENT_LENGTH": str(length)}
+            self.log(seen, route, 200, sent, time.perf_counter() - began)
         return b"%b%b%b" % (frame[0], id.encode(), frame[1])
 
     def _frame(self, origin: str) -> tuple[bytes, bytes]:
@@ -256,7 +257,7 @@ class Exchange:
 
     def carry(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """What to send: the application's body; one that is not complete yet is watched to its end."""
-        if body.__class__ is list:
+        if isinstance(body, list):
             self._sent = sum(map(len, body))
             self.close()
             return body

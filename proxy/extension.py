@@ -118,7 +118,7 @@ class Stations:
 
     def caller(self) -> Caller:
         """Who sent the current request, by its access token. Raises `Unauthorized` or `RateLimited`."""
-        environ = request.environ
+        environ = request._get_current_object().environ  # type: ignore[attr-defined]  # looked up once
         scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized
@@ -161,5 +161,5 @@ def _check_key(key: str) -> None:
 
 def the_stations() -> Stations:
     """The extension of the current application."""
-    extension: Stations = current_app.extensions["stations"]
+    extension: Stations = current_app._get_current_object().extensions["stations"]  # type: ignore[attr-defined]
     return extension

@@ -54,6 +54,13 @@ class Gathering:
         else:
             orders.append(order)
 
+    def store(self, credentials: Credentials, station: Station, message: Message, size: int) -> Ack | Exception:
+        """Hands a message over as `add` does, waits in this greenlet, and returns what became of it."""
+        result: Ack | Exception = self._bridge.meet(
+            lambda cell: self.add(credentials, station, Order(message, size, _switch_to, cell))
+        )
+        return result
+
     def _post_all(self) -> None:
         gathered, self._orders = self._orders, {}
         for (credentials, station), orders in gathered.items():
@@ -141,6 +148,10 @@ class Consignment:
             value = [failure] * self._count
         failed = failure_of(value)
         return with_key(failed, self._key) if failed is not None else cast(Ack, value[0])
+
+
+def _switch_to(cell: Any, result: Ack | Exception) -> None:
+    cell.switch(result)
 
 
 def _own(error: BaseException | None) -> Exception:

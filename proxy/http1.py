@@ -29,6 +29,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _INTERNAL = "something went wrong here; the gateway's log tells more under this request_id"
 # How long the rest of a refused request is thrown away, so that its sender sees the answer rather than a reset.
 _LINGER_SECONDS = 2.0
+# A client whose heads have all differed has one remembered after so many further requests at the latest.
+_DOUBTS = 64
 
 
 class Connection:
@@ -112,7 +114,7 @@ class Connection:
     def tidy(self) -> None:
         """Forget what only makes the next request cheaper, so that idle connections are small."""
         self._known = None
-        self._unknown = 0
+        self._unknown = min(self._unknown, _DOUBTS)
 
     def wind_up(self) -> None:
         """Close, unless a request is here or on its way."""
@@ -133,6 +135,7 @@ class Connection:
         parser, known = self._parser, self._known
         body = None if known is None or parser.waiting else known.body(data)
         if known is not None and body is not None:
+            self._unknown = 0
             if known.again is not None and self._ask(known.again, known, body):
                 return
             parser.ready.append(known.request(body))

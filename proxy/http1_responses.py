@@ -65,11 +65,11 @@ class Response:
     def respond(self, application: Application) -> None:
         """Run the application and send what it answers, as it comes; its iterable is closed whatever happens."""
         chunks = application(self._request.environ, self.start_response)
-        if (chunks.__class__ is list or chunks.__class__ is tuple) and len(chunks) == 1 and not self.started:
-            self._send_whole(chunks[0])
-            return
         try:
-            self._send_each(chunks)
+            if isinstance(chunks, (list, tuple)) and len(chunks) == 1 and not self.started:
+                self._send_whole(chunks[0])
+            else:
+                self._send_each(chunks)
         finally:
             close = getattr(chunks, "close", None)
             if close is not None:

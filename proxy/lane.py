@@ -23,6 +23,7 @@ import flask
 from flask import Flask, signals
 from flask.sessions import SecureCookieSessionInterface
 
+from proxy.application import Application
 from proxy.edge import OK_HEADERS, ROUTE
 from proxy.errors import RateLimited
 from proxy.extension import OUTCOME, Plan, Proved, Stations
@@ -51,7 +52,7 @@ class Lane:
         self.extension = extension
         self._wsgi_app, self._app = wsgi_app, app
         self._views = dict(app.view_functions)
-        self._plain = type(app) is Flask and type(extension) is Stations
+        self._plain = type(app) is Application and type(extension) is Stations
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """One request, the short way if it is one that was proved."""

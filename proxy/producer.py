@@ -189,13 +189,22 @@ class Producer:
         storing = self._producing(key, own)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
-        try:
-            (result,) = storing.store(credentials, station, [message], manner)
-        except GatewayError as error:
-            result = error
+        result: Ack | Exception
+        if manner == "together" and not key and self._may_gather(credentials, station):
+            result = self._gathering.store(credentials, station, message, size_of([message]))
+        else:
+            try:
+                (result,) = storing.store(credentials, station, [message], manner)
+            except GatewayError as error:
+                result = error
         if isinstance(result, Ack):
             return result
-        raise result if key else with_key(result, own)
+        raise with_key(result, own) if isinstance(result, GatewayError) and not key else result
+
+    def _may_gather(self, credentials: Credentials, station: Station) -> bool:
+        """Whether a message may go with those of other greenlets: there are greenlets, and nothing is to be checked."""
+        calls_back = self._bridge is not None and self._bridge.calls_back
+        return calls_back and self._pool.known_demand(credentials, station) is None
 
     def post(
         self,

@@ -11,6 +11,7 @@ from flask import Blueprint, Response
 
 import schemas
 from proxy import intake, shaping
+from proxy.answers import Answer
 from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, encode
 from proxy.extension import OUTCOME, MakePlan, Proved, Stations, the_stations
@@ -48,8 +49,9 @@ def _produce(name: str, plan: MakePlan) -> Response:
         raise environ[OUTCOME]
     credentials, station, body = extension.caller().credentials, station_named(name), intake.body()
     content = plan(extension, credentials, station, environ).answer(body)
-    extension.prove(environ["PATH_INFO"], Proved(str(own.endpoint), plan, station, str(own.url_rule)))
-    return Response(content, mimetype="application/json")
+    if extension.config.lane:
+        extension.prove(environ["PATH_INFO"], Proved(str(own.endpoint), plan, station, str(own.url_rule)))
+    return Answer(content)
 
 
 class _Plan:

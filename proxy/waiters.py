@@ -42,6 +42,9 @@ class Waiter(Protocol):
     def forget(self, cell: Cell) -> None:
         """Expects it no longer."""
 
+    def meet(self, cell: Cell) -> Any:
+        """Waits for `cell.switch(value)` and returns the value; whoever was given the cell sees to the deadline."""
+
     def wake(self, cells: list[Cell]) -> None:
         """Wakes those who wait on these cells; called on the loop's thread."""
 
@@ -80,6 +83,10 @@ class ThreadWaiter:
 
     def forget(self, cell: Cell) -> None:
         """Nothing is expected."""
+
+    def meet(self, cell: Cell) -> Any:
+        """As for `expect`: nobody could switch."""
+        raise RuntimeError("threads have no event loop that could be called back")
 
     def wake(self, cells: list[Cell]) -> None:
         """Releases the locks."""
@@ -145,6 +152,10 @@ class GeventWaiter:
     def forget(self, cell: Cell) -> None:
         """Leaves the deadline alone."""
         self._deadlines.pop(cell, None)
+
+    def meet(self, cell: Cell) -> Any:
+        """Switches to the hub until the cell is switched to there."""
+        return cell.get()
 
     def wake(self, cells: list[Cell]) -> None:
         """Leaves the cells for the hub and wakes it."""

@@ -81,12 +81,14 @@ def test_a_broker_that_falls_silent_for_a_while_costs_no_message(running: Gatewa
     assert set(load.statuses) == {200}
 
 
+@pytest.mark.parametrize("lane", ["true", "false"])
 def test_while_the_broker_is_away_answers_are_in_time_and_true(
-    gateway: Callable[..., Gateway], broker: NatsServer
+    gateway: Callable[..., Gateway], broker: NatsServer, lane: str
 ) -> None:
     """503 where nothing was sent, 504 where the answer did not come; afterwards the gateway produces again."""
     settings = {"BROKER_URL": broker.url, "JWT_SECRET": "s" * 32, "AUTO_CREATE_STATIONS": "on"}
-    running = gateway({**settings, "PRODUCE_TIMEOUT_SECONDS": "1.5", "HTTP_HOST": "127.0.0.1"}).start()
+    settings |= {"PRODUCE_TIMEOUT_SECONDS": "1.5", "HTTP_HOST": "127.0.0.1", "LANE": lane}
+    running = gateway(settings).start()
     with Load(running.host, "away") as load:
         load.await_acks(1000)
         broker.kill()

@@ -21,9 +21,11 @@ pytestmark = pytest.mark.slow
 _GRACE = 8.0
 
 
-def test_64_clients_at_once(gateway: Callable[..., Gateway]) -> None:
+@pytest.mark.parametrize("lane", ["true", "false"])
+def test_64_clients_at_once(gateway: Callable[..., Gateway], lane: str) -> None:
     """Each has a connection of its own; all messages are stored once, those of a client in its order."""
-    running, clients, rounds = gateway({"WEB_CONCURRENCY": "2", "MAX_LOGONS": "64"}).start(), 64, 25
+    settings = {"WEB_CONCURRENCY": "2", "MAX_LOGONS": "64", "LANE": lane}
+    running, clients, rounds = gateway(settings).start(), 64, 25
     answers = []
 
     def produce(client: int) -> None:

@@ -84,6 +84,46 @@ def test_the_next_turn_is_another_job(bridge: Bridge) -> None:
     assert [payloads for _, _, payloads in broker.calls] == [[b"a"], [b"b"]]
 
 
+def test_greenlets_that_wait_share_a_job_too(bridge: Bridge) -> None:
+    """Each gets its own result, be it an error."""
+    results = [Ack(None, False), TooLarge("too large"), Ack(None, True)]
+    broker = Broker(lambda reply, messages: reply.set(results))
+    gathering = Gathering(bridge, broker, 10.0, 1.0)
+    messages = [Message(text.encode(), (), f"namespace012.{text}") for text in "abc"]
+    greenlets = [gevent.spawn(gathering.store, ANN, ORDERS, message, 1) for message in messages]
+    assert [greenlet.get(timeout=10) for greenlet in greenlets] == results
+    assert broker.calls == [("ann", "orders", [b"a", b"b", b"c"])]
+
+
+def test_a_greenlet_that_is_killed_while_it_waits_keeps_nothing_from_the_others(bridge: Bridge) -> None:
+    """Its message is stored all the same, and nobody is told."""
+    replies: list[Any] = []
+    broker = Broker(lambda reply, messages: replies.append(reply))
+    gathering = Gathering(bridge, broker, 10.0, 1.0)
+    killed, other = (gevent.spawn(gathering.store, ANN, ORDERS, Message(b"x", (), "n.x"), 1) for _ in range(2))
+    with gevent.Timeout(10):
+        while not replies:
+            gevent.sleep(0.001)
+    killed.kill()
+    bridge.call(lambda reply: (replies[0].set([Ack(1, False), Ack(2, False)]), reply.set(None)), timeout=5)
+    assert other.get(timeout=10) == Ack(2, False)
+
+
+def test_a_greenlet_that_waits_is_told_when_time_is_up(bridge: Bridge) -> None:
+    """The deadline is that of the job which they share."""
+    gathering = Gathering(bridge, lambda *args: None, 0.05, 0.05)
+    assert isinstance(
+        gevent.spawn(gathering.store, ANN, ORDERS, Message(b"x", (), "n.x"), 1).get(timeout=10), AckTimeout
+    )
+
+
+def test_nobody_waits_at_a_bridge_that_takes_nothing(bridge: Bridge) -> None:
+    """It has stopped, or holds as much as it may."""
+    gathering = Gathering(bridge, Broker(), 10.0, 1.0)
+    bridge.stop(0.1)
+    assert isinstance(gevent.spawn(gathering.store, ANN, ORDERS, Message(b"x", (), "n.x"), 1).get(timeout=10), Stopping)
+
+
 def test_many_are_several_jobs(bridge: Bridge) -> None:
     """A turn with more messages than one job should have makes more jobs."""
     broker, told = Broker(), list[tuple[str, Any]]()

@@ -8,7 +8,9 @@ import gevent
 import gevent.socket
 import pytest
 
+from proxy import http1
 from proxy.http1 import Connection
+from proxy.http1_repeats import known_head
 from proxy.http1_service import Options, Service
 from proxy.transports import Transport
 
@@ -84,6 +86,29 @@ def test_a_connection_answers(talk):
         assert echo.ask(client, data).startswith(b"HTTP/1.1 200 OK\r\n")
     connection.tidy()
     assert echo.ask(client, POST).endswith(b"abc")
+
+
+def test_heads_that_always_differ_are_hardly_ever_remembered(talk, monkeypatch):
+    """Not even when what was remembered is forgotten meanwhile; a head that comes again is, and then at once."""
+    learnt = []
+    monkeypatch.setattr(http1, "known_head", lambda data, *rest: (learnt.append(data), known_head(data, *rest))[1])
+    client, connection = (echo := talk(lambda environ, start: [start("200 OK", []) and b"x"])).connect()
+
+    def send(host):
+        connection.tidy()
+        echo.ask(client, POST.replace(b"Host: h", b"Host: %b" % host))
+
+    for number in range(100):
+        send(b"h%d" % number)
+    learnt.clear()
+    for number in range(100):
+        send(b"g%d" % number)
+    assert len(learnt) <= 2
+    for _ in range(70):
+        echo.ask(client, POST)
+    learnt.clear()
+    send(b"other")
+    assert len(learnt) == 1
 
 
 def test_requests_do_not_share_context_variables(talk):

@@ -36,6 +36,23 @@ def test_one_chunk_is_sent_with_its_head():
         assert response.keep_alive
 
 
+def test_a_list_that_can_be_closed_is_sent_whole_and_then_closed():
+    """As an application's own kind of list may want to know when it was sent."""
+
+    class Closable(list):
+        def close(self):
+            order.append("closed")
+
+    order = []
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return Closable([b"body"])
+
+    Response(Request({}, keep_alive=True, http10=False), order.append, b"\r\n", keep_alive=True).respond(application)
+    assert order == [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody", "closed"]
+
+
 def test_chunks_are_sent_one_by_one():
     """The first with the head; empty ones are no end."""
     sent, _ = respond(answering("200 OK", [], iter([b"", b"a", b"", b"bc"])))

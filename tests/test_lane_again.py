@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -306,3 +307,24 @@ def test_an_answer_that_cannot_be_made_is_for_flask_to_give(site: Site) -> None:
     posts.done[0][0](posts.done[0][1], Ack(None, False))
     assert not asker.answers
     assert isinstance(asker.declined[0][OUTCOME], OSError)
+
+
+def test_an_offer_leaves_nothing_to_the_garbage_collector(site: Site) -> None:
+    """A client whose heads all differ gets an offer with each, and the collector stops the worker while it looks."""
+    posts, asker = Posts(site), Asker()
+
+    def ask() -> None:
+        offered = offer(site)
+        assert offered(b"x", asker)
+        posts.done.pop()[0]((asker, time.perf_counter(), 1), Ack(None, False))
+
+    ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            ask()
+        assert gc.collect() < 20
+    finally:
+        gc.enable()
+    assert len(asker.answers) == 21

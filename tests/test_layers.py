@@ -59,7 +59,8 @@ LAYERS = [
     "proxy.registrar",
     "proxy.seeding",
     "proxy.extension",
-    "proxy.intake",
+    "proxy.answers proxy.intake",
+    "proxy.application",
     "proxy.auth proxy.commands proxy.lane proxy.monitoring proxy.registry proxy.stations",
     "proxy.app",
     "wsgi gunicorn.conf",
@@ -73,7 +74,7 @@ _ON_THE_LOOP = [module for module in _BROKERS if module not in _EMBEDDED]
 # What only some may import, and who.
 KEPT = {
     "flask flask_jwt_extended werkzeug": "proxy.intake proxy.tokens proxy.extension proxy.auth proxy.commands "
-    "proxy.lane proxy.monitoring proxy.registry proxy.stations proxy.app",
+    "proxy.answers proxy.application proxy.lane proxy.monitoring proxy.registry proxy.stations proxy.app",
     "nats": " ".join(_ON_THE_LOOP),
     "asyncio uvloop": " ".join([*_ON_THE_LOOP, "proxy.bridge"]),
     "threading": "proxy.producer proxy.seeding proxy.validators.protoc",
