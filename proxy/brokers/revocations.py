@@ -113,6 +113,9 @@ class Revocations:
 
     async def _follow(self, session: Any) -> None:
         """Hears what is revoked until the connection ends."""
+        if session.connection.server_version < TTL_SINCE:  # nobody did anything wrong, so there is nothing to note
+            self._turn_off(f"log-out needs a broker with keys that expire: nats-server {TTL_SINCE[0]}.{TTL_SINCE[1]}")
+            return
         ended = asyncio.Event()
         session.on_end(ended.set)
         bucket = self._bucket = Bucket(Api(session.connection), BUCKET, self._config.station_replicas, expiring=True)
@@ -125,16 +128,15 @@ class Revocations:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(ended.wait(), READ_AGAIN_SECONDS)
         except Forbidden as error:  # then it cannot be told of log-outs by others either: there are none
-            self.why_off = f"ROOT_USER may not use bucket {BUCKET}: {error.message}"
-            self._settled.set()
+            self._turn_off(f"ROOT_USER may not use bucket {BUCKET}: {error.message}")
             self._notice("log_out_is_off", why=self.why_off)
 
+    def _turn_off(self, why: str) -> None:
+        self.why_off = why
+        self._settled.set()
+
     async def _see_jetstream(self, session: Any) -> None:
-        """Finds out whether this account can have such a bucket at all."""
-        if session.connection.server_version < TTL_SINCE:
-            raise Forbidden(
-                f"its broker cannot let keys expire, as nats-server can since {TTL_SINCE[0]}.{TTL_SINCE[1]}"
-            )
+        """Finds out whether this account can have a bucket at all."""
         account: Account = await Api(session.connection).ask("INFO", {}, Account)
         if account.error is not None and account.error.err_code in NOT_ENABLED:
             raise Forbidden("its account has no JetStream")
