@@ -11,6 +11,8 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
 
 from proxy.brokers import embedded
 from proxy.errors import BadSetting, GatewayError
@@ -20,6 +22,8 @@ from proxy.parsers import bracketed
 
 _START_SECONDS = 10.0
 _STOP_SECONDS = 2.0
+_LOOK_SECONDS = 0.25
+_LAST_SWITCH_SECONDS = 0.0005  # a thread that runs in circles must not keep the others from their last answers
 _MOST_FILES = 1 << 20
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
@@ -122,19 +126,21 @@ def on_exit(server):
 
 
 def _watch(worker):
-    """Ties the worker's sign of life, which it gives about once a second, to that of its connection to the broker.
-
-    A worker whose asyncio thread stands still or has ended answers what it has, stops, and is replaced.
+    """Sees that the worker can still produce. One whose asyncio thread stands still or has ended stops as at SIGTERM,
+    with an answer to what it has, and is replaced.
     """
-    notify, stations = worker.notify, worker.wsgi.extensions["stations"]
+    stations = worker.wsgi.extensions["stations"]
 
-    def notify_and_look():
-        notify()
-        if worker.alive and not stations.alive():
-            _say(f"stations: worker {worker.pid} can produce no more, and is replaced", sys.stderr)
-            worker.alive = False
+    def look():
+        while stations.alive():
+            time.sleep(_LOOK_SECONDS)
+            if not worker.alive:
+                return
+        _say(f"stations: worker {worker.pid} can produce no more, and is replaced", sys.stderr)
+        sys.setswitchinterval(_LAST_SWITCH_SECONDS)
+        os.kill(worker.pid, signal.SIGTERM)
 
-    worker.notify = notify_and_look
+    threading.Thread(target=look, name="look", daemon=True).start()  # with gevent's workers it is a greenlet
 
 
 def _allow_many_files():

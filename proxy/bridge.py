@@ -15,12 +15,12 @@ import asyncio
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any, TypeVar
 
 import uvloop
 
 from proxy.errors import Overloaded, Stopping
+from proxy.pulse import Pulse
 from proxy.replies import GaveUp, Posted, Receiver, Reply
 from proxy.waiters import Cell, Waiter, pick_waiter
 
@@ -28,8 +28,6 @@ T = TypeVar("T")
 Job = Callable[..., None]
 MAX_NOTICES = 1000
 HEAVY = 64  # units of work that are worth a wake-up of their own
-LOOK_SECONDS = 1.0
-MOST_UNHEARD = 3
 
 
 class Bridge:
@@ -67,8 +65,7 @@ class Bridge:
         self._idle: Reply | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._notices: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MAX_NOTICES)
-        self._looked = 0.0
-        self._unheard = 0
+        self._pulse = Pulse()
 
     # ---- the callers' half -------------------------------------------------------------------------------------
 
@@ -164,20 +161,18 @@ class Bridge:
         return abandoned
 
     def look(self) -> bool:
-        """Asks the loop for a sign of life, once a second at most; true while jobs are accepted.
+        """Asks the loop for a sign of life, five times a second at most; true while jobs are accepted.
 
-        A loop that has given none to three looks in a row does nothing any more: no job is accepted from then on, and
-        callers give up. Looks are counted rather than seconds, since a process that was stopped has seen none pass.
+        A loop that stands still (see `proxy.pulse`) or has ended does nothing any more: no job is accepted from then
+        on, and callers give up.
         """
-        now = monotonic()
-        if self._open and now - self._looked >= LOOK_SECONDS:
-            self._looked = now
-            if self._unheard >= MOST_UNHEARD:
-                self._open = False
-                self._waiter.give_up()
+        if self._open and self._pulse.due():
+            if self._pulse.look():
+                self._call_soon(self._pulse.beat)
             else:
-                self._unheard += 1  # the loop may set it to 0 at the same time: what is lost then is one look
-                self._call_soon(self._be_heard)
+                self._open = False
+        if not self._open:
+            self._waiter.give_up()
         return self._open
 
     def _admit(self, reply: Reply) -> None:
@@ -270,6 +265,7 @@ class Bridge:
 
     def _main(self, ready: Reply, timeout: float) -> None:
         """The thread. Waking the callers for the last time is the last thing it does."""
+        self._pulse.belongs_to(_original("get_ident")())
         loop = self._loop = uvloop.new_event_loop()
         loop.set_exception_handler(self._on_loop_error)
         try:
@@ -284,9 +280,6 @@ class Bridge:
             self._open = False
             loop.close()
             self._waiter.wake([reply.cell for reply in self._outbox])
-
-    def _be_heard(self) -> None:
-        self._unheard = 0
 
     def _empty_inbox(self) -> None:
         self._woken = False

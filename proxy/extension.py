@@ -92,7 +92,7 @@ class Stations:
             raise
 
     def alive(self) -> bool:
-        """Whether this process is of any use; ask about once a second, and replace it when it is not."""
+        """Whether this process is of any use; ask four times a second, and replace it when it is not."""
         return self.producer.alive()
 
     def stop(self, drain: float = 5.0) -> None:

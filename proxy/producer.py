@@ -92,7 +92,7 @@ class Producer:
             structlog.get_logger().warning("stopped_with_messages_under_way", count=abandoned)
 
     def alive(self) -> bool:
-        """Whether this process can still produce one day; to be asked about once a second. False is for good."""
+        """Whether this process can still produce one day; to be asked four times a second. False is for good."""
         bridge = self._bridge
         return bridge is None or bridge.look()
 

@@ -49,7 +49,7 @@ class Waiter(Protocol):
         """Wakes those who wait on these cells; called on the loop's thread."""
 
     def give_up(self) -> None:
-        """Ends the waiting of those who can be told that nothing will come; others wait until their time is up."""
+        """Ends all waiting, at the next tick: nothing will come any more."""
 
     def at_end_of_turn(self, function: Callable[[], None]) -> None:
         """Runs a function when all callers that can submit now have done so."""
@@ -59,6 +59,7 @@ class ThreadWaiter:
     """Callers are threads. A cell is a lock that the loop releases, which never makes it wait."""
 
     calls_back = False
+    _given_up = False
 
     def open(self, after_wake: Callable[[], None]) -> None:
         """Nothing is needed; callers look for notices themselves."""
@@ -74,8 +75,11 @@ class ThreadWaiter:
 
     def wait(self, cell: Cell, timeout: float) -> bool:
         """Takes the lock again, once the loop has released it."""
-        taken: bool = cell.acquire(timeout=timeout)
-        return taken
+        deadline = monotonic() + timeout
+        while not self._given_up and (left := deadline - monotonic()) > 0:
+            if cell.acquire(timeout=min(left, TICK_SECONDS)):
+                return True
+        return False
 
     def expect(self, cell: Cell, timeout: float) -> None:
         """Threads wait, each on its own: there is nobody who could call a cell."""
@@ -95,7 +99,8 @@ class ThreadWaiter:
                 cell.release()
 
     def give_up(self) -> None:
-        """Nobody knows who waits."""
+        """Each waits in small pieces."""
+        self._given_up = True
 
     def at_end_of_turn(self, function: Callable[[], None]) -> None:
         """Threads have no turns: now."""

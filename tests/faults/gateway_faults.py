@@ -80,7 +80,7 @@ FAULTS = [
     Fault("SIGTERM to a worker", end_worker, _CUT, _TWO),
     Fault("SIGHUP", reload, _CUT, _TWO),
     Fault("`max_requests`", max_requests, _CUT, _TWO, args=("--max-requests", "200", "--max-requests-jitter", "50")),
-    Fault("asyncio thread blocked", block, _STILL, app=_STANDSTILL, recovery=20),
-    Fault("asyncio thread in an endless loop", spin, _STILL, app=_STANDSTILL, recovery=20),
-    Fault("asyncio thread ended", end_thread, _STILL, app=_STANDSTILL, recovery=20),
+    Fault("asyncio thread blocked", block, _STILL, app=_STANDSTILL),
+    Fault("asyncio thread in an endless loop", spin, _STILL, app=_STANDSTILL),
+    Fault("asyncio thread ended", end_thread, _STILL, app=_STANDSTILL),
 ]
