@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
@@ -70,8 +71,7 @@ class Connection:
         self._transport = transport
         self._peer = peer
         self._parser = RequestParser(service.options.limits, base, scheme_headers)
-        self._awaits = ""
-        self._accounted = self._to_discard = self._unknown = 0
+        self._awaits, self._accounted, self._to_discard, self._unknown = "", 0, 0, 0
         self._known: KnownHead | None = None
         self._asked: tuple[KnownHead | Request, bytes] | None = None
         self._greenlet: Any = None
@@ -135,10 +135,14 @@ class Connection:
         parser, known = self._parser, self._known
         body = None if known is None or parser.waiting else known.body(data)
         if known is not None and body is not None:
-            self._unknown = 0
-            if known.again is not None and self._ask(known.again, known, body):
+            self._unknown, again = 0, known.again
+            if again is not None and self._ask(again, known, body):
                 return
             parser.ready.append(known.request(body))
+            if again is not None:  # what no longer suits this head is asked for anew with the next request
+                self._known = None
+                self._dispatch()
+                return
         else:
             known = self._parse(parser, data)
         if parser.ready:
@@ -159,26 +163,29 @@ class Connection:
         again = again_for(item.environ)
         if known is not None:
             known.again = again
-        if again is None or not self._ask(again, item, item.environ["wsgi.input"].getvalue()):
-            return False
-        ready.clear()
-        return True
+        ready.clear()  # before it is declined, which makes it ready again
+        if again is not None and self._ask(again, item, item.environ["wsgi.input"].getvalue()):
+            return True
+        ready.append(item)
+        return False
 
     def _ask(self, again: Again, asked: KnownHead | Request, body: bytes) -> bool:
-        service = self._service
-        if not service.asks or not service.keeps_alive or not again(body, self):
+        if not self._service.asks or not self._service.keeps_alive:
             return False
-        self.busy = True
-        self._awaits = ""
-        self._asked = asked, body
-        service.count()
-        return True
+        self.busy, self._awaits, self._asked = True, "", (asked, body)
+        if again(body, self):  # which may have declined by now
+            return True
+        self.busy, self._asked = False, None
+        return False
 
     def answer(self, head: bytes, body: bytes) -> None:
         """The answer to a request that was asked for; see `Asker`."""
+        service = self._service
+        service.count()
         if self.closed:
             return
-        data = b"%bContent-Length: %d\r\n%b%b" % (head, len(body), self._service.date, body)
+        then, closing = (self._rest, b"") if service.keeps_alive else (self._part, b"Connection: close\r\n")
+        data = b"%b%bContent-Length: %d\r\n%b%b" % (head, closing, len(body), service.date, body)
         try:
             rest = self._transport.begin_send(data)
         except ClientGone:
@@ -186,9 +193,9 @@ class Connection:
             return
         self._asked = None
         if rest is None:
-            self._rest()
+            then()
         else:
-            gevent.spawn_raw(self._send_rest, rest)
+            gevent.spawn_raw(self._send_rest, rest, then)
 
     def decline(self, more: Environ) -> None:
         """Serve a request that was asked for in the ordinary way; see `Asker`."""
@@ -210,14 +217,10 @@ class Connection:
         elif begins and len(parser.ready) == 1:
             self._unknown += 1
             # After 1, 2, 4, 8, ... requests: a client whose heads all differ should not pay for others.
-            if self._unknown & (self._unknown - 1) == 0:
-                return self._learn(parser.ready[0], data)
-        return None
-
-    def _learn(self, item: Request | Refusal, data: bytes) -> KnownHead | None:
-        if isinstance(item, Request):
-            self._known = known_head(data, item, self._service.options.limits.body_bytes)
-            return self._known
+            item = parser.ready[0]
+            if self._unknown & (self._unknown - 1) == 0 and isinstance(item, Request):
+                self._known = known_head(data, item, self._service.options.limits.body_bytes)
+                return self._known
         return None
 
     def _dispatch(self) -> None:
@@ -256,8 +259,10 @@ class Connection:
 
     # In a greenlet.
 
-    def _send_rest(self, rest: memoryview) -> None:
+    def _send_rest(self, rest: memoryview, then: Callable[[], None]) -> None:
         """Go on with an answer that the client takes slowly."""
+        if self.closed:  # before this greenlet had its first turn
+            return
         self._greenlet = gevent.getcurrent()
         try:
             self._transport.send_rest(rest)
@@ -267,7 +272,7 @@ class Connection:
                 raise
         else:
             self._greenlet = None
-            self._rest()
+            then()
 
     def serve(self, greenlet: Any) -> None:
         """Answer what is ready, in order, and go back to reading, or close."""
@@ -291,12 +296,10 @@ class Connection:
         """Answer one request; returns whether the connection can take another one."""
         if isinstance(item, Refusal):
             return self._refuse(item)
-        service = self._service
-        environ = item.environ
-        if "REMOTE_ADDR" not in environ:  # else `again_for` was asked, which may have found the client behind a proxy
-            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self._peer
-        service.count()
-        return self._run(item, service.application)
+        if "REMOTE_ADDR" not in item.environ:  # else `again_for` was asked, which may know the client behind a proxy
+            item.environ["REMOTE_ADDR"], item.environ["REMOTE_PORT"] = self._peer
+        self._service.count()
+        return self._run(item, self._service.application)
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Answer with an error. The query is forgotten, because it may hold a token that nobody has removed yet."""
@@ -310,8 +313,7 @@ class Connection:
         return self._run(Request(environ, keep_alive=False, http10=False), application)
 
     def _run(self, request: Request, application: Application) -> bool:
-        service = self._service
-        options = service.options
+        service, options = self._service, self._service.options
         response = Response(request, self._transport.send, service.date, service.keeps_alive)
         began = time.monotonic() if options.after else 0.0
         try:
@@ -352,7 +354,7 @@ class Connection:
         if self._paused:
             self._paused = False
             self._watcher.start(self.on_readable)
-        if self._transport.pending or self._parser.ready or not service.keeps_alive:
+        if self._transport.pending or self._parser.ready or service.winds_up:
             service.loop.run_callback(self._go_on)
 
     def _go_on(self) -> None:
@@ -361,14 +363,14 @@ class Connection:
             return
         if self._parser.ready:
             self._dispatch()
-        elif not self._service.keeps_alive:
+        elif self._service.winds_up:
             self.wind_up()
         else:
             self.on_readable()
 
     def _part(self) -> None:
-        """Close; a client that was refused in mid-sentence gets the time to read why."""
-        if not self._parser.cut_short or self.closed:
+        """Close; a client that was refused in mid-sentence, or sends the next request early, gets the time to read."""
+        if self.closed or not (self._parser.cut_short or self._paused):
             self.close()
             return
         self._transport.end()

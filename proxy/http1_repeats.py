@@ -25,7 +25,9 @@ _SPECIAL = {"HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_UPGRADE", "HTTP_CONNE
 
 
 class Asker(Protocol):
-    """Who waits for the answer to a request that an `Again` took. One of the two is called, in the event loop."""
+    """Who waits for the answer to a request that an `Again` takes. One of the two is called, in the event loop; perhaps
+    before it is taken, if it is `decline`.
+    """
 
     def answer(self, head: bytes, body: bytes) -> None:
         """Answers; `head` has no Content-Length, no Date, and no empty line at its end."""

@@ -26,6 +26,7 @@ _MAX_PARKED = 256
 class Options:
     """What connections of a service have in common. Times are in seconds.
 
+    `linger_seconds` are how long a stopping service waits for requests that may be on their way on idle connections.
     `max_buffered_bytes` is for all bodies that are incomplete or being worked on, those aside that came in one piece.
     `before` and `after` are called around each request, if given; `after` also gets the time it began. `again_for` is
     what the application has for serving requests without WSGI, see `proxy.http1_repeats`.
@@ -35,6 +36,7 @@ class Options:
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     keepalive_seconds: float = 2.0
+    linger_seconds: float = 0.5
     max_buffered_bytes: int = 256 * 1024 * 1024
     max_requests: int = 0
     error_answer: ErrorAnswer = error_answer
@@ -59,6 +61,7 @@ class Service:
         self.requests = 0
         self.buffered = 0
         self.keeps_alive = options.keepalive_seconds > 0
+        self.winds_up = False
         #: Whether requests may be served without WSGI; hooks and gunicorn's access log want to see each.
         self.asks = options.before is None and options.after is None
         self.on_close: Callable[[], None] = lambda: None
@@ -67,6 +70,7 @@ class Service:
         self._parked: list[Any] = []
         self._timer = self.loop.timer(options.sweep_seconds, options.sweep_seconds)
         self._timer.start(self._sweep)
+        self._linger = self.loop.timer(options.linger_seconds)
         self._sweep()
 
     def dispatch(self, connection: Connection) -> None:
@@ -89,8 +93,16 @@ class Service:
         self.on_close()
 
     def stop(self) -> None:
-        """Serve the requests that have arrived, and close each connection after that; returns at once."""
+        """Serve the requests that have arrived or arrive within `linger_seconds`, and close each connection after that
+        or at the end of that time; returns at once.
+
+        A client that has not been told of the end may be sending the next request just now.
+        """
         self.keeps_alive = False
+        self._linger.start(self._wind_up)
+
+    def _wind_up(self) -> None:
+        self.winds_up = True
         for connection in self.connections:
             self.loop.run_callback(connection.wind_up)
 
@@ -100,6 +112,7 @@ class Service:
         for connection in connections:
             connection.abort()
         self._timer.close()
+        self._linger.close()
         return len(connections)
 
     def _serve(self, connection: Connection) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import flask
@@ -24,8 +25,8 @@ from flask import Flask, signals
 from flask.sessions import SecureCookieSessionInterface
 
 from proxy.application import Application
-from proxy.edge import OK_HEADERS, ROUTE
-from proxy.errors import RateLimited
+from proxy.edge import OK_HEADERS, ROUTE, USER
+from proxy.errors import GatewayError, RateLimited
 from proxy.extension import OUTCOME, Plan, Proved, Stations
 from proxy.http1_repeats import Asker
 from proxy.messages import Ack
@@ -169,25 +170,32 @@ class Again:
             return False
         try:
             extension.limits.admit(self.address, self._caller.credentials)
-        except RateLimited:  # as the whole way finds too, and answers
-            return False
+        except RateLimited as error:
+            return self._refuse(asker, error)
         try:
             self._plan.post(body, self._settled, (asker, time.perf_counter(), len(body)))
-        except Exception:  # whatever it is, the whole way finds it too, and answers
+        except Exception as error:
+            if isinstance(error, GatewayError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                return self._refuse(asker, error)
             extension.limits.withdraw(self.address, self._caller.credentials)
-            return False
+            return False  # the whole way finds it too, and answers; or it does more than we
+        return True
+
+    def _refuse(self, asker: Asker, error: Exception) -> bool:
+        """Leaves to Flask to say what is known: it counts and checks nothing again."""
+        asker.decline({OUTCOME: error, USER: self.user})
         return True
 
     def _settled(self, asked: tuple[Asker, float, int], result: Ack | Exception) -> None:
         asker, began, length = asked
         if not isinstance(result, Ack):
-            asker.decline({OUTCOME: result})
+            self._refuse(asker, result)
             return
         content = self._plan.posted
         try:
             head = self.head(began, length, len(content))
         except Exception as error:  # a log that cannot be written; the application answers what is left to say
-            asker.decline({OUTCOME: error})
+            self._refuse(asker, error)
         else:
             asker.answer(head, content)
 

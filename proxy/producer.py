@@ -15,7 +15,7 @@ from proxy.brokers.pool import Pool
 from proxy.brokers.revocations import Heard
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, BrokerAway, ChangeUnconfirmed, GatewayError, OpenBroker, Stopping
+from proxy.errors import BadBody, BrokerAway, ChangeUnconfirmed, GatewayError, OpenBroker, SchemaViolation, Stopping
 from proxy.gathering import Consignment, Done, Gathering, Order
 from proxy.keys import KeyMaker, atomic_elements, elements, single_id, with_key
 from proxy.messages import Ack, Demand, Manner, Message, Pairs, Station, Unknown
@@ -217,12 +217,18 @@ class Producer:
     ) -> None:
         """Produces one message without waiting: `done(tag, ack or error)` is called in gevent's event loop.
 
-        The error is what `single` would raise. Raises `SchemaViolation`, of which nothing is kept; and `Stopping` when
-        nothing is taken any more, without gevent, and where it is not known what the station demands: `single` asks.
+        The error is what `single` would raise. Raises `SchemaViolation`; and `Stopping` when nothing is taken any more,
+        without gevent, where it is not known what the station demands, and for what belongs to its dead letters:
+        `single` asks, and keeps them.
         """
         demand = self._demand_now(credentials, station)
         if demand is not None:
-            checking.check(demand, payload)
+            try:
+                checking.check(demand, payload)
+            except SchemaViolation:
+                if demand.dead_letter:
+                    raise Stopping from None
+                raise
         id = single_id(self._keys.namespace(credentials.account, credentials.user), self._keys.own(station.name))
         message = Message(payload, headers, id)
         self._gathering.add(credentials, station, Order(message, size_of([message]), done, tag))
@@ -238,15 +244,19 @@ class Producer:
     ) -> None:
         """Produces messages in order without waiting: `done(tag, ack or error)` is called in gevent's event loop.
 
-        The ack is the first one's, the error what `batch` would raise. Raises as `post` does; `Stopping` also for more
-        messages than should be checked while others wait, and `Overloaded`.
+        The ack is the first one's, the error what `batch` would raise. Raises as `post` does; `Stopping` also for what
+        the station does not take, since `batch` stores the rest, and for more messages than should be checked while
+        others wait; and `Overloaded`.
         """
         demand = self._demand_now(credentials, station)
         if demand is not None:
             if len(payloads) > MOST_CHECKED:
                 raise Stopping
-            for payload in payloads:
-                checking.check(demand, payload)
+            try:
+                for payload in payloads:
+                    checking.check(demand, payload)
+            except SchemaViolation:
+                raise Stopping from None
         own = self._keys.own_batch(station.name)
         namespace = self._keys.namespace(credentials.account, credentials.user)
         messages = elements(namespace, own, payloads, headers, named=False)

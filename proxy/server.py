@@ -64,6 +64,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     body_seconds = 60.0
     #: How long a client may take nothing of an answer before it is hung up on.
     send_seconds = 30.0
+    #: How long a stopping worker goes on serving what comes on connections kept alive, before it closes idle ones.
+    linger_seconds = 0.5
     #: How often deadlines are looked at.
     sweep_seconds = 1.0
     #: Makes headers and body of what the server answers itself; takes status, message and the environ so far.
@@ -106,6 +108,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             header_seconds=self.header_seconds,
             body_seconds=self.body_seconds,
             keepalive_seconds=cfg.keepalive,
+            linger_seconds=self.linger_seconds,
             max_buffered_bytes=self.max_buffered_bytes,
             max_requests=self.max_requests,
             sweep_seconds=self.sweep_seconds,

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 
 import gevent
+import gevent.event
 import gevent.socket
 import pytest
 
@@ -183,3 +184,54 @@ def test_killed_requests_close_their_connection(talk):
     assert service.service.abort() == 1
     until(lambda: connection.closed)
     assert client.recv(1) == b""
+
+
+def test_a_stop_waits_for_what_is_on_its_way(talk):
+    """A request that is sent while the service stops, on an idle connection, is served, and told to be the last."""
+    service = talk(answering("200 OK", [], [b"ok"]), linger_seconds=5.0)
+    client, _ = service.connect()
+    assert b"Connection: close" not in service.ask(client, POST)
+    service.service.stop()
+    gevent.sleep(0.05)
+    assert b"\r\nConnection: close\r\n" in service.ask(client, POST)
+    until(lambda: not service.service.connections)
+
+
+def test_a_stop_closes_idle_connections_in_the_end(talk):
+    """Without a word: nothing was sent."""
+    service = talk(answering("200 OK", [], [b"ok"]), linger_seconds=0.05)
+    client, _ = service.connect()
+    service.ask(client, POST)
+    service.service.stop()
+    until(lambda: not service.service.connections)
+    assert client.recv(100) == b""
+
+
+def test_who_sends_early_gets_the_last_answer(talk):
+    """Over TCP a close with something unread would reset the connection, and take the answer away."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(listener.getsockname())
+    ours, _ = listener.accept()
+    ours.setblocking(False)
+    release = gevent.event.Event()
+
+    def application(environ, start_response):
+        release.wait(5)
+        start_response("200 OK", [])
+        return [b"x" * 100_000]
+
+    service = talk(application, max_requests=1)
+    Connection(service.service, Transport(ours, 5.0), ("", ""), BASE)
+    with listener, client:
+        client.sendall(POST)
+        gevent.sleep(0.05)
+        client.sendall(POST)
+        gevent.sleep(0.05)
+        release.set()
+        received = b""
+        while not received.endswith(b"x" * 100_000):
+            gevent.socket.wait_read(client.fileno(), timeout=5)
+            received += client.recv(1000)
+    assert received.count(b"200 OK") == 1

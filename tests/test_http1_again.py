@@ -135,16 +135,48 @@ def test_a_refusal_takes_the_whole_way(talk):
     assert service.ask(client, post(b"three")).endswith(b"three")
 
 
+def test_what_is_declined_at_once_is_served_once(talk):
+    """As for a bad body: it is asked about one time, whether its head is known or not, and counted one time."""
+    application = Offering()
+    service, client, connection = talk(application)
+
+    def again(body, asker):
+        """Declines what it takes."""
+        application.asked.append(body)
+        asker.decline({"more": len(application.asked)})
+        return True
+
+    again_for = application.again_for
+    service.service.options.again_for = lambda environ: again_for(environ) and again
+    connection.tidy()
+    for count in (1, 2, 3):
+        assert service.ask(client, post(b"bad")).endswith(b"bad")
+        assert application.served[2:] == [(b"bad", n) for n in range(1, count + 1)]
+    assert service.service.requests == 5
+
+
+def test_what_is_refused_is_not_asked_about_twice(talk):
+    """Under a known head; with the next request it is asked anew what suits it."""
+    application = Offering()
+    service, client, _ = talk(application)
+    asked = []
+    service.service.options.again_for = lambda environ: lambda body, asker: asked.append(body)
+    for body in (b"three", b"four", b"five", b"six"):
+        assert service.ask(client, post(body)).endswith(body)
+    assert asked == [b"three", b"four", b"five", b"six"]
+
+
 def test_what_is_declined_is_served_after_all(talk):
     """The application gets the request as it came, with what was added to its environ."""
     application = Offering()
-    _, client, _ = talk(application)
+    service, client, _ = talk(application)
     client.sendall(post(b"three"))
     until(lambda: application.asked)
     later(application.asked.pop()[1].decline, {"more": 7})
     until(lambda: len(application.served) == 3)
     assert application.served[-1] == (b"three", 7)
     assert receive(client).endswith(b"three")
+    assert service.service.requests == 3
 
 
 @pytest.mark.parametrize("hook", ["before", "after"])
@@ -224,8 +256,40 @@ def test_a_stop_lets_what_was_asked_for_end(talk):
     gevent.sleep(0)
     later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", b"ok")
     until(lambda: not service.service.connections)
-    assert receive(client).endswith(b"ok")
+    answer = receive(client)
+    assert b"\r\nConnection: close\r\n" in answer
+    assert answer.endswith(b"ok")
     assert receive(client) == b""
+
+
+def test_the_last_request_of_a_worker_says_so(talk):
+    """Whoever is told does not send another one."""
+    application = Offering()
+    _, client, _ = talk(application, max_requests=3)
+    client.sendall(post(b"three"))
+    until(lambda: application.asked)
+    later(application.asked.pop()[1].answer, b"HTTP/1.1 200 OK\r\n", b"ok")
+    assert b"\r\nConnection: close\r\n" in receive(client)
+    assert receive(client) == b""
+
+
+def test_an_end_right_after_a_part_of_an_answer_is_one(talk, capsys):
+    """The greenlet that would send the rest finds the connection closed."""
+    application = Offering()
+    service, client, connection = talk(application)
+    client.sendall(post(b"three"))
+    until(lambda: application.asked)
+    asker = application.asked.pop()[1]
+
+    def answer_and_abort():
+        asker.answer(b"HTTP/1.1 200 OK\r\n", b"x" * 5_000_000)
+        connection.abort()
+
+    later(answer_and_abort)
+    until(lambda: connection.closed)
+    gevent.sleep(0.01)
+    assert capsys.readouterr().err == ""
+    assert not service.service.connections
 
 
 def test_what_was_asked_for_does_not_expire(talk):

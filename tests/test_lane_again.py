@@ -12,7 +12,9 @@ from flask import signals
 from structlog.testing import capture_logs
 from werkzeug.test import EnvironBuilder
 
-from proxy.errors import AckTimeout, BrokerAway
+from proxy import shaping
+from proxy.edge import USER
+from proxy.errors import AckTimeout, BrokerAway, GatewayError
 from proxy.extension import OUTCOME
 from proxy.http1_requests import Request
 from proxy.http1_responses import Response
@@ -118,7 +120,7 @@ def test_a_failure_is_for_flask_to_answer(site: Site) -> None:
     posts, asker, error = Posts(site), Asker(), BrokerAway()
     assert offered(b"next", asker)
     posts.done[0][0](posts.done[0][1], error)
-    assert asker.declined == [{OUTCOME: error}]
+    assert asker.declined == [{OUTCOME: error, USER: "root"}]
     assert not asker.answers
 
 
@@ -134,12 +136,47 @@ def test_what_was_declined_is_not_produced_again(site: Site) -> None:
 @pytest.mark.parametrize(
     ("content_type", "body"), [(JSON, b"{nope"), (JSON, b'"\xff"'), (TEXT, b""), (TEXT, b"x" * 5001)]
 )
-def test_bad_bodies_take_the_whole_way(site: Site, content_type: str, body: bytes) -> None:
-    """Whatever would be refused is left to Flask, and never handed over."""
+def test_bad_bodies_are_for_flask_to_answer(site: Site, content_type: str, body: bytes) -> None:
+    """Whatever would be refused is never handed over."""
     offered = offer(site, b"{}", content_type)
-    posts = Posts(site)
-    assert not offered(body, Asker())
+    posts, asker = Posts(site), Asker()
+    assert not offered(body, asker) or isinstance(asker.declined[0][OUTCOME], GatewayError)
     assert not posts.payloads
+
+
+def test_a_bad_body_is_looked_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not cost more than a good one: whoever answers is told what was found, and looks no further."""
+    looked: list[bytes] = []
+    single = shaping.single
+    monkeypatch.setattr(shaping, "single", lambda *args: looked.append(args[1]) or single(*args))
+    offered, asker = offer(site, b"{}", JSON), Asker()
+    assert offered(b"{nope", asker)
+    answer = site.post(SINGLE, b"{nope", JSON, environ=asker.declined[0])
+    assert answer.status == "400 BAD REQUEST"
+    assert looked == [b"{nope"]
+
+
+def test_what_a_limit_refuses_is_counted_once(make: Callable[..., Site]) -> None:
+    """Of one that is over the limit of its user, the address has a right to the next one all the same."""
+    site = make(RATE_LIMIT_PER_ADDRESS="100/hour", RATE_LIMIT_PER_USER="1/hour")
+    site.post(SINGLE, b"x")
+    offered, asker, limits = offer(site), Asker(), site.app.extensions["stations"].limits
+    before = limits._address._table.get(limits._address._item.key_for("127.0.0.1"))
+    assert offered(b"x", asker)
+    answer = site.post(SINGLE, b"x", environ=asker.declined[0])
+    assert answer.status == "429 TOO MANY REQUESTS"
+    assert limits._address._table.get(limits._address._item.key_for("127.0.0.1")) == before + 1
+
+
+def test_what_is_declined_has_its_user_in_the_log(make: Callable[..., Site]) -> None:
+    """The whole way does not ask for the token once more."""
+    site = make(LOG_LEVEL="info")
+    site.post(SINGLE, b"x")
+    offered, asker = offer(site, b"{}", JSON), Asker()
+    with capture_logs() as lines:
+        assert offered(b"{nope", asker)
+        site.post(SINGLE, b"{nope", JSON, environ=asker.declined[0])
+    assert [line["user"] for line in lines if line["event"] == "request"] == ["root"]
 
 
 def test_a_batch_is_offered_again(site: Site) -> None:
@@ -153,11 +190,11 @@ def test_a_batch_is_offered_again(site: Site) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b"[1", b'["\xff"]', b"[" + b"1," * 10_000 + b"1]"])
-def test_bad_batches_take_the_whole_way(site: Site, body: bytes) -> None:
-    """Whatever would be refused is left to Flask, and never handed over."""
+def test_bad_batches_are_for_flask_to_answer(site: Site, body: bytes) -> None:
+    """Whatever would be refused is never handed over."""
     site.post(BATCH, b"[1]", JSON)
-    offered, posts = offer(site, b"[]", JSON, BATCH), Posts(site)
-    assert not offered(body, Asker())
+    offered, posts, asker = offer(site, b"[]", JSON, BATCH), Posts(site), Asker()
+    assert not offered(body, asker) or isinstance(asker.declined[0][OUTCOME], GatewayError)
     assert not posts.payloads
 
 

@@ -86,6 +86,28 @@ def test_graceful_stop(worker):
         assert "Traceback" not in server.log()
 
 
+@pytest.mark.slow
+def test_a_stop_serves_what_is_on_its_way():
+    """A client cannot know that its idle connection is about to be closed: it is told with its next answer."""
+    settings = "def post_fork(server, worker):\n    worker.linger_seconds = 10\n"
+    with running(OURS, settings=settings) as server, server.connect() as idle:
+        assert not idle.send(post(b"a")).answer().closes
+        server.terminate()
+        wait_for(lambda: _refuses(server))
+        answer = idle.send(post(b"b")).answer()
+        assert (answer.body, answer.closes) == (b"b", True)
+        assert idle.ended()
+        assert server.process.wait(5) == 0
+
+
+def _refuses(server):
+    try:
+        server.connect().__exit__()
+    except ConnectionError:
+        return True
+    return False
+
+
 @both
 @pytest.mark.slow
 def test_graceful_timeout(worker):
