@@ -12,7 +12,7 @@ from tests.faults.scene import Fault, Scene
 from tests.servers import alive, eventually
 
 _TWO = {"WEB_CONCURRENCY": "2"}
-_CUT = frozenset({NO_ANSWER})  # an idle connection may be closed in the moment in which a request is sent
+_CUT = frozenset({NO_ANSWER})
 
 
 def kill_worker(scene: Scene) -> None:
@@ -77,9 +77,9 @@ _STILL = frozenset({503, 504}) | _CUT
 
 FAULTS = [
     Fault("kill -9 of a worker", kill_worker, _CUT, _TWO),
-    Fault("SIGTERM to a worker", end_worker, _CUT, _TWO),
-    Fault("SIGHUP", reload, _CUT, _TWO),
-    Fault("`max_requests`", max_requests, _CUT, _TWO, args=("--max-requests", "200", "--max-requests-jitter", "50")),
+    Fault("SIGTERM to a worker", end_worker, env=_TWO),
+    Fault("SIGHUP", reload, env=_TWO),
+    Fault("`max_requests`", max_requests, env=_TWO, args=("--max-requests", "200", "--max-requests-jitter", "50")),
     Fault("asyncio thread blocked", block, _STILL, app=_STANDSTILL),
     Fault("asyncio thread in an endless loop", spin, _STILL, app=_STANDSTILL),
     Fault("asyncio thread ended", end_thread, _STILL, app=_STANDSTILL),
