@@ -14,7 +14,18 @@ from proxy.errors import GatewayError
 from proxy.messages import station_named
 from proxy.producer import Producer
 from tests.brokers.fakes import FakeNats, Published, reply
-from tests.brokers.tools import MONITOR, ROOT, Operator, connections, facts, failure, outcomes, sessions, settings
+from tests.brokers.tools import (
+    MONITOR,
+    ROOT,
+    Operator,
+    connections,
+    facts,
+    failure,
+    has_no_session,
+    outcomes,
+    sessions,
+    settings,
+)
 from tests.servers import NatsServer, eventually
 
 ORDERS, SECRETS = station_named("orders"), station_named("secrets")
@@ -214,11 +225,6 @@ def test_a_user_who_may_not_create_finds_no_station_where_nobody_creates(
 
 
 # ---- users who come and go ---------------------------------------------------------------------------------------
-
-
-def has_no_session(producer: Producer) -> bool:
-    """Whether the gateway has noticed that the server has closed its connections."""
-    return not any(link.session for link in list(producer._pool._links.values()))
 
 
 def test_a_removed_user_is_unauthorized_at_the_next_produce(server: NatsServer, producer: Producers) -> None:

@@ -14,7 +14,19 @@ from proxy.config import Config
 from proxy.errors import BrokerAway, GatewayError
 from proxy.messages import Ack, station_named
 from proxy.producer import Producer
-from tests.brokers.tools import MONITOR, ROOT, USERS, Operator, facts, failure, outcomes, sessions, settings, unread
+from tests.brokers.tools import (
+    MONITOR,
+    ROOT,
+    USERS,
+    Operator,
+    facts,
+    failure,
+    has_no_session,
+    outcomes,
+    sessions,
+    settings,
+    unread,
+)
 from tests.servers import NatsServer, eventually
 
 ORDERS = station_named("orders")
@@ -100,16 +112,19 @@ def test_a_session_that_was_lost_unused_is_replaced_at_the_next_use(server: Nats
     """The message is sent once, so its ack is as usual."""
     started = producer(settings(server.url))
     assert started.single(ROOT, ORDERS, b"1", ()) == Ack(1, False)
-    server.restart()
+    server.stop()
+    eventually(lambda: has_no_session(started))
+    server.start()
     assert started.single(ROOT, ORDERS, b"2", ()) == Ack(2, False)
 
 
 def test_what_comes_while_the_server_is_away_waits_for_it(
     server: NatsServer, producer: Producers, submit: Submit
 ) -> None:
-    """Messages of many senders, sent when it is back, once."""
+    """Messages of many senders, sent when it is back, once, so their acks are as usual."""
     started = ready(producer(settings(server.url)))
     server.stop()
+    eventually(lambda: has_no_session(started))
     results = [submit(started.single, ROOT, ORDERS, b"%d" % n, ()) for n in range(30)]
     server.start()
     assert [result.result(5).duplicate for result in results] == [False] * 30

@@ -21,6 +21,7 @@ from proxy.brokers.connection import Connection, Options, connect
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import GatewayError
+from proxy.producer import Producer
 from tests.servers import NatsServer
 
 ROOT = Credentials("root", "memphis")
@@ -212,3 +213,12 @@ def unread(server: NatsServer) -> int:
         _, local, _, _, queues, *_ = line.split()
         count += local == f"0100007F:{server.port:04X}" and not queues.endswith(":00000000")
     return count
+
+
+def has_no_session(producer: Producer) -> bool:
+    """Whether the gateway has seen that the server has closed its connections.
+
+    What is sent before that is under way, for all that is known: it is sent again, and whether it is a duplicate is not
+    told then.
+    """
+    return not any(link.session for link in list(producer._pool._links.values()))
