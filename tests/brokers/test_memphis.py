@@ -13,7 +13,7 @@ from proxy.config import Config
 from proxy.messages import Demand, station_named
 from proxy.producer import Producer
 from tests.brokers.memphis_standin import RECORDED, Asked, Standin
-from tests.brokers.memphis_tools import CREATIONS, DESTRUCTIONS, MADE, ORDERS, as_session, elsewhere
+from tests.brokers.memphis_tools import CREATIONS, DESTRUCTIONS, LIMITED, MADE, ORDERS, as_session, elsewhere
 from tests.brokers.tools import ROOT, eventually_on_loop, facts, failure, settings
 from tests.servers import eventually
 
@@ -164,6 +164,20 @@ def test_an_absent_station_is_not_found_where_none_may_be_made(standin: Standin,
     assert facts(error) == ("StationNotFound", "no", "never")
     assert not standin.bodies(CREATIONS)
     assert "nowhere" not in standin.stations
+
+
+def test_a_user_makes_only_so_many_stations_in_a_minute(standin: Standin, producer: Producers) -> None:
+    """Nothing is asked of the broker for one too many; those that exist, and other users, are not concerned."""
+    started = producer(settings(standin.url, AUTO_CREATE_STATIONS="true", MAX_STATIONS_CREATED_PER_MINUTE="2"))
+    first, second, third = (station_named(f"rb-made-{n}") for n in range(3))
+    assert all(started.single(ROOT, station, b"x", ()).sequence == 1 for station in (first, second))
+    refused = failure(started.single, ROOT, third, b"x", ())
+    assert (facts(refused), refused.status) == (("TooManyStations", "no", "safe"), 429)
+    assert dict(refused.headers()) == {"Retry-After": "60"}
+    assert third.name not in str([*standin.bodies(MADE), *standin.bodies(CREATIONS)])
+    assert started.single(ROOT, first, b"y", ()).sequence == 2
+    assert started.single(LIMITED, station_named("rb-allowed-9"), b"x", ()).sequence == 1
+    assert third.name not in standin.stations
 
 
 def test_a_station_removed_without_notice_is_registered_again_once(standin: Standin, started: Producer) -> None:
