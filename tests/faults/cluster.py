@@ -42,13 +42,14 @@ class NotNow(Exception):
 class Cluster:
     """`size` nats-servers with JetStream: `root` is their operator, `shop` the user whom senders log on as.
 
-    `config` is added to the configuration of each, `{directory}` in it being where it keeps its data.
+    `config` is added to the configuration of each, `{directory}` in it being where it keeps its data; `users` tells who
+    may log on.
     """
 
     operator = ("root", "memphis")
 
-    def __init__(self, directory: Path, size: int = 3, config: str = "") -> None:
-        self._own = config
+    def __init__(self, directory: Path, size: int = 3, config: str = "", users: str = USERS) -> None:
+        self._own, self._users = config, users
         self._routes = [free_port() for _ in range(size)] if size > 1 else []
         self.servers = [NatsServer(directory / f"n{number}") for number in range(size)]
         self.configure()
@@ -57,8 +58,9 @@ class Cluster:
         """What a server calls itself."""
         return f"n{number}"
 
-    def configure(self, users: str = USERS, more: str = "") -> None:
+    def configure(self, users: str = "", more: str = "") -> None:
         """Writes the configuration of all servers anew; it counts from `reload` or the next start on."""
+        users = users or self._users
         routes = ", ".join(f"nats://127.0.0.1:{port}" for port in self._routes)
         for number, server in enumerate(self.servers):
             own = self._own.format(directory=server.directory)

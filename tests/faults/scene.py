@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.measure import pss_mib
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import USERS, Cluster
 from tests.faults.ledger import Answer, Ledger, Verdict
 from tests.faults.network import TcpProxy, urls
 from tests.faults.senders import PAUSE_SECONDS, SENDERS, Crew, memory_of
@@ -62,9 +62,10 @@ class Fault:
     """A fault: `run` brings it about and returns when it is over, or when it is the brokers' turn to get over it.
 
     `statuses` are those that may come besides 200, 0 for a connection that ends without an answer. `env` are settings
-    of the gateway, `stream` of the station; `servers` run, with `config`; `proxied` puts a TCP proxy before each.
-    Within `recovery` seconds of the broker's all senders must be served again, the gateway may need `growth` MiB more
-    meanwhile, and 99 of 100 answers 503 come within `refusal` seconds. In the long form the senders work for `seconds`.
+    of the gateway, `stream` of the station; `servers` run, with `config` and `users`; `proxied` puts a TCP proxy before
+    each. Within `recovery` seconds of the broker's all senders must be served again, the gateway may need `growth` MiB
+    more meanwhile, and 99 of 100 answers 503 come within `refusal` seconds. In the long form the senders work for
+    `seconds`.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Fault:
     stream: dict[str, object] = field(default_factory=dict)
     servers: int = 3
     config: str = ""
+    users: str = USERS
     proxied: bool = False
     app: str = "wsgi:app"
     args: tuple[str, ...] = ()
@@ -180,10 +182,10 @@ def _settings(fault: Fault, cluster: Cluster, proxies: list[TcpProxy]) -> dict[s
 @contextlib.contextmanager
 def cluster_for(fault: Fault, shared: Cluster, directory: Path) -> Iterator[Cluster]:
     """The cluster that the fault happens to: the shared one, unless it needs servers of its own."""
-    if fault.servers == len(shared.servers) and not fault.config:
+    if fault.servers == len(shared.servers) and not fault.config and fault.users == USERS:
         yield shared
         return
-    own = Cluster(directory, fault.servers, fault.config)
+    own = Cluster(directory, fault.servers, fault.config, fault.users)
     try:
         yield own.start()
     finally:

@@ -7,9 +7,16 @@ from pathlib import Path
 
 from tests.faults.cluster import USERS
 from tests.faults.scene import Fault, Scene
-from tests.faults.senders import USER
+from tests.faults.senders import TOKEN, USER
 
 _ROOM, _ROOM_BYTES = 500, 64 << 10
+_OTHER_ACCOUNT = "accounts { other: { jetstream: enabled, users: [{ user: somebody, password: else }] } }"
+_ACCOUNTS = f"""
+accounts {{
+  shops: {{ jetstream: enabled, users: [{{ user: root, password: memphis }}, {{ user: {USER}, password: {TOKEN} }}] }}
+  other: {{ jetstream: enabled, users: [{{ user: somebody, password: else }}] }}
+}}
+"""
 _NEVER = frozenset({413, 503, 504})
 
 
@@ -78,6 +85,16 @@ def remove_user(scene: Scene) -> None:
     _with_users(scene, USERS.replace(USER, "somebody-else"), 401)
 
 
+def remove_account(scene: Scene) -> None:
+    """The account is gone, and with it its users and their stations; it comes back with all of them.
+
+    With nats-server 2.15 the streams of an account that comes back hear no message before the servers are restarted.
+    """
+    _with_users(scene, _OTHER_ACCOUNT, 401)
+    for server in scene.cluster.servers:
+        server.restart()
+
+
 def _with_users(scene: Scene, users: str, status: int) -> None:
     scene.cluster.configure(users)
     scene.cluster.reload()
@@ -115,6 +132,7 @@ FAULTS = [
     Fault("`max_payload` lowered", lower_max_payload, _NEVER, filling=b"." * 2000),
     Fault("permission revoked while connected", deny, frozenset({403})),
     Fault("user removed while connected", remove_user, frozenset({401, 503, 504})),
+    Fault("account removed while connected", remove_account, frozenset({401, 503, 504}), users=_ACCOUNTS),
     Fault(
         "disk full (`max_file_store`)",
         fill_store,
