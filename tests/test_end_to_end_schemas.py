@@ -287,6 +287,17 @@ def test_a_head_that_repeats_has_each_body_checked(gateway: Gateways, broker: Na
     assert Operator(broker).payloads("orders") == good * 2
 
 
+def test_what_is_refused_under_a_head_that_repeats_is_kept(gateway: Gateways, broker: NatsServer) -> None:
+    """The shortest way keeps no dead letters, and so leaves them to the whole one."""
+    running = gateway({"BROKER_URL": broker.url, "AUTO_CREATE_STATIONS": "on", **SECRET}).start()
+    with logged_on(running.host) as maker, _repeating(running, maker.token, "/stations/orders/produce/single") as send:
+        _demand(maker, "orders", ORDER, dead_letter=True)
+        assert [send(b'{"id": 1}')[0] for _ in range(4)] == [200] * 4
+        answers = [send(b'{"di": %d}' % number) for number in range(4)]
+    assert [(status, body["stored"], body["dead_letter"]) for status, body in answers] == [(400, "no", "stored")] * 4
+    assert Operator(broker).payloads("orders#dls") == [b'{"di": %d}' % number for number in range(4)]
+
+
 @pytest.mark.parametrize("count", [3, MOST_CHECKED + 1])
 def test_batches_under_a_head_that_repeats_are_checked(gateway: Gateways, broker: NatsServer, count: int) -> None:
     """Small ones are served without Flask, large ones with it: the good elements are stored, the bad ones named."""
