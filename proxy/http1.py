@@ -306,8 +306,7 @@ class Connection:
         options = self._service.options
         environ = refusal.environ
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self._peer
-        environ["QUERY_STRING"] = ""
-        environ["RAW_URI"] = environ.get("PATH_INFO", "")
+        environ |= {"QUERY_STRING": "", "RAW_URI": environ.get("PATH_INFO", "")}
         options.log.debug("Refused with %s: %s", refusal.status, refusal.message)
         application = error_application(refusal.status, refusal.message, options.error_answer)
         return self._run(Request(environ, keep_alive=False, http10=False), application)
