@@ -7,11 +7,11 @@ which names the variable and says what it must be.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy import environment
+from proxy import consume_settings, environment
 from proxy.errors import BadSetting
 from proxy.parsers import (
     Network,
@@ -34,15 +34,9 @@ from proxy.parsers import (
     urls,
     whole,
 )
+from proxy.setting import setting as _setting
 
 DEFAULT_CONNECTION_TOKEN = "memphis"  # noqa: S105 - what everybody knows, so good for 127.0.0.1 only
-
-
-def _setting(
-    env: str, parse: Callable[[str], Any], default: Any, meaning: str, *, secret: bool = False, shown: str = ""
-) -> Any:
-    metadata = {"env": env, "parse": parse, "meaning": meaning, "secret": secret, "shown": shown}
-    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,6 +224,12 @@ class Config:
     max_pending_bytes: int = _setting(
         "MAX_PENDING_BYTES", whole(1, 1 << 40), 256 << 20, "Most bytes on their way in a worker, else 503."
     )
+
+    max_consumes: int = consume_settings.MAX_CONSUMES
+    consume_max_wait_seconds: float = consume_settings.MAX_WAIT_SECONDS
+    consume_max_bytes: int = consume_settings.MAX_BYTES
+    consume_ack_wait_seconds: float = consume_settings.ACK_WAIT_SECONDS
+    consume_max_deliveries: int = consume_settings.MAX_DELIVERIES
 
     subject_template: str = _setting(
         "SUBJECT_TEMPLATE", template, "{station}.final", "Subject of a station, for streams laid out otherwise."

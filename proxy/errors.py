@@ -38,7 +38,7 @@
         │   └── OpenBroker               the broker lets everyone in
         ├── AckTimeout              504  sent, and not answered in time
         ├── ChangeUnconfirmed       504  the same for a change of the registry
-        └── BatchFailed                  some messages of a batch failed; its status follows from theirs
+        └── BatchFailed                  some messages of a batch, or some acks, failed; the status follows from theirs
 
 Every error says whether the message was stored (`stored`) and whether repeating the request is safe (`repeat`). What
 all have in common, and how it is written, is in `failures`.
@@ -359,6 +359,15 @@ class CheckFailed(BatchFailed):
         super().__init__(total, failed)
         self.stored = "no"
         self.fields["sent"] = 0
+
+
+class AcksFailed(BatchFailed):
+    """As `BatchFailed`, of acks: what `stored` and `sent` tell is which of them the broker has taken."""
+
+    def __init__(self, total: int, failed: list[tuple[int, GatewayError]]) -> None:
+        super().__init__(total, failed)
+        self.message = f"{len(failed)} of {total} acks failed"
+        self.repeat = "never" if self.repeat == "never" else "safe"  # an ack that was taken is taken again
 
 
 def of_status(status: int, message: str = "") -> GatewayError:

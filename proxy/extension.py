@@ -16,6 +16,7 @@ from flask import current_app, request
 import schemas
 from proxy import edge
 from proxy.config import Config
+from proxy.consumer import Consumer
 from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, BadSetting, Unauthorized
 from proxy.gathering import Done
@@ -71,6 +72,10 @@ class Stations:
         self.limits = Limits(config)
         self.tokens = Tokens(config)
         self.producer = Producer(config, self.tokens.revoke)
+        #: Whether the worker is about to stop; for whoever runs it to set.
+        self.leaving: Callable[[], bool] = lambda: False
+        self.producer.leaving = lambda: self.leaving()
+        self.consumer = Consumer(config, self.producer)
         self.registrar = Registrar(self.producer, config.produce_timeout_seconds)
         root = Credentials(config.root_user, config.root_secret)
         self._seeding = Seeding(config.schema_dir, root, self.producer, self.registrar)

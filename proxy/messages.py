@@ -99,6 +99,27 @@ class Ack(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool | None
 
 
+class Wanted(NamedTuple):
+    """What a consume asks for: so many messages, within so many seconds, for a group; of no name, for the default one.
+
+    `consumer` is the reader's own name. `bytes` are the most of payloads and headers together.
+    """
+
+    consumer: str
+    group: str
+    messages: int
+    seconds: float
+    bytes: int
+
+
+class Delivered(NamedTuple):
+    """A message as the broker delivers it: payload, header block, and the subject of its ack."""
+
+    payload: bytes
+    head: bytes
+    ack: str
+
+
 class Schema(msgspec.Struct, frozen=True, kw_only=True):
     """What payloads have to satisfy: a definition in one of the languages that `proxy.validators` knows.
 

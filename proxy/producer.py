@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -39,6 +40,8 @@ class Producer:
         self._revoked = revoked
         self._lock = threading.Lock()
         self._stopped = False
+        #: Whether this process is about to stop: consumes end with what there is then.
+        self.leaving: Callable[[], bool] = lambda: False
         self._pool: Pool
         self._keys = KeyMaker(config.jwt_secret)
         self._gathering: Gathering
@@ -57,6 +60,7 @@ class Producer:
             config = self._config
             # Made here, as it imports the broker's module: imports take locks, which the loop's thread must not.
             self._pool = Pool(open_broker(config, self._notice), config, self._notice, self._revoked)
+            self._pool.consuming.leaving = lambda: self.leaving()
             bridge = Bridge(
                 self._pool.open,
                 self._pool.close,
@@ -168,6 +172,14 @@ class Producer:
         """What the station demands of payloads, asked of the broker where it is not known; see `Storing.demand`."""
         self._running()
         return self._storing.demand(credentials, station, until)
+
+    def consuming(self, job: str, *args: Any, seconds: float) -> Any:
+        """Runs that job of `brokers.consuming`, beside the messages: it counts for none of their limits.
+
+        Raises what it answers, and `GaveUp` in time.
+        """
+        bridge = self._running()
+        return bridge.call(getattr(self._pool.consuming, job), *args, timeout=seconds, weight=0)
 
     # ---- messages ----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from proxy import errors
 from proxy.errors import (
+    AcksFailed,
     AckTimeout,
     BadBody,
     BatchFailed,
@@ -31,7 +32,7 @@ from proxy.errors import (
     to_response,
 )
 
-BATCHES = (BatchFailed, CheckFailed)
+BATCHES = (AcksFailed, BatchFailed, CheckFailed)
 CLASSES = {
     name: thing
     for name, thing in vars(errors).items()
@@ -266,6 +267,13 @@ def test_nothing_of_a_batch_that_was_only_checked_is_called_stored() -> None:
     """Nor sent, though some of its messages are good."""
     body = _answer(CheckFailed(3, [(1, BadBody("bad"))]))[2]
     assert [body[name] for name in ("fail", "sent", "stored", "repeat")] == [1, 0, "no", "never"]
+
+
+def test_acks_that_fail_are_safe_to_repeat() -> None:
+    """Where repeating can help: an ack that was taken is taken again."""
+    body = _answer(AcksFailed(2, [(1, BrokerRefused("gone"))]))[2]
+    assert [body[name] for name in ("error", "sent", "stored", "repeat")] == ["1 of 2 acks failed", 1, "partly", "safe"]
+    assert _answer(AcksFailed(2, [(1, BadBody("bad"))]))[2]["repeat"] == "never"
 
 
 def test_a_batch_names_each_failure() -> None:

@@ -13,12 +13,14 @@ from proxy.errors import BadSetting
 
 if TYPE_CHECKING:
     from proxy.brokers.atomic import AtomicDelivery
+    from proxy.brokers.consumers import Group
+    from proxy.brokers.listening import ListeningConnection
     from proxy.brokers.publishing import Delivery
     from proxy.brokers.waiting import Waiting
     from proxy.config import Config
     from proxy.credentials import Credentials
     from proxy.errors import GatewayError
-    from proxy.messages import Attachment, Demand, Message, Schema, SchemaHead, SchemaVersion, Station, Unknown
+    from proxy.messages import Attachment, Demand, Message, Schema, SchemaHead, SchemaVersion, Station, Unknown, Wanted
 
 Notice = Callable[..., None]
 
@@ -130,6 +132,10 @@ class Session(Protocol):
     def registry(self) -> Registry:
         """Where schemas are kept."""
 
+    @property
+    def connection(self) -> ListeningConnection:
+        """What it sends and reads through."""
+
     def on_end(self, function: Callable[[], None]) -> None:
         """Has `function` called once when the session has ended."""
 
@@ -177,6 +183,12 @@ class Session(Protocol):
 
         Returns for each what kept it from being sent; whether the broker has stored it nobody tells.
         """
+
+    async def group(self, station: Station, wanted: Wanted) -> Group:
+        """Where a group reads from, which is made for this where that is allowed. Raises when there is nothing."""
+
+    def forget_group(self, station: Station, wanted: Wanted) -> None:
+        """Looks for the group again at the next call."""
 
     async def close(self) -> None:
         """Ends the session."""

@@ -75,14 +75,14 @@ class Options(NamedTuple):
     by_token: bool = False
 
 
-Taker = Callable[[bytes, bytes, "bytes | None"], None]
+Taker = Callable[..., None]  # subject, payload, header block or None; of a subscription also the reply subject
 
 
 class _Client(Client):
     """nats-py's client with two differences.
 
     `tls://` means TLS: nats-py would send the password in clear to a server that does not ask for TLS. And messages go
-    straight to `takers[subscription](subject, data, headers)`; those for the inbox, nearly all, to `on_reply`.
+    straight to `takers[subscription](subject, data, headers, reply)`; those for the inbox, nearly all, to `on_reply`.
     """
 
     insist = False
@@ -98,7 +98,7 @@ class _Client(Client):
             if sid == self.inbox:
                 self.on_reply(subject, data, headers)
             elif sid in self.takers:
-                self.takers[sid](subject, data, headers)
+                self.takers[sid](subject, data, headers, reply)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self.insist:
@@ -215,7 +215,7 @@ class Connection:
         self._refused.discard(subject.lower())
         try:
             subscription = await self._client.subscribe(subject)
-            self._client.takers[subscription._id] = lambda subject, data, headers: function(subject)
+            self._client.takers[subscription._id] = lambda subject, *rest: function(subject)
             if await self._is_let(subject):
                 return
             del self._client.takers[subscription._id]

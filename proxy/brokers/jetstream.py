@@ -9,8 +9,9 @@ import secrets
 import ssl
 
 from proxy.brokers import Notice
-from proxy.brokers.connection import Connection, Options, connect
+from proxy.brokers.connection import Options, connect_as
 from proxy.brokers.embedded import address
+from proxy.brokers.listening import ListeningConnection
 from proxy.brokers.session import Session
 from proxy.config import Config
 from proxy.credentials import Credentials
@@ -81,8 +82,8 @@ class JetStream:
         """Whom the stations that a session creates are counted for: the user that the broker knows."""
         return self._user(credentials).user
 
-    async def _open(self, url: str, credentials: Credentials) -> Connection:
-        return await connect(url, self._user(credentials), self._options, self._seconds)
+    async def _open(self, url: str, credentials: Credentials) -> ListeningConnection:
+        return await connect_as(ListeningConnection, url, self._user(credentials), self._options, self._seconds)
 
     def _urls(self) -> list[str]:
         """The servers in an order of chance, so that sessions spread over them."""

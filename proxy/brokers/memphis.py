@@ -20,11 +20,13 @@ import msgspec
 from proxy.brokers import frames
 from proxy.brokers import memphis_control as control
 from proxy.brokers.connection import CLOSE_SECONDS, connect_as
+from proxy.brokers.consumers import Group
 from proxy.brokers.groups import Portion
 from proxy.brokers.jetstream import JetStream
 from proxy.brokers.memphis_connection import MemphisConnection
+from proxy.brokers.memphis_consumers import Consumers
 from proxy.brokers.memphis_stations import SETTLING_SECONDS, Stations
-from proxy.brokers.partitions import partition_of
+from proxy.brokers.partitions import partition_of, stream_of
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.session import MayCreate, Names, Session
 from proxy.brokers.waiting import Waiting
@@ -40,7 +42,7 @@ from proxy.errors import (
     TooLarge,
     Unauthorized,
 )
-from proxy.messages import Message, Station
+from proxy.messages import Message, Station, Wanted
 
 PORT = 6666
 DEFAULT_ACCOUNT = "1"
@@ -86,6 +88,7 @@ class MemphisSession(Session):
         self._broker = connection
         self.marks = self.client.marks()
         self._stations: Stations = Stations(connection, config, self.client, self.exists, may_create)
+        self._consumers = Consumers(connection, config, self.client)
         self.demands: Any = self._stations
         self.registry: Any = ItsOwn()
         connection.on_end = self.demands.close
@@ -147,9 +150,24 @@ class MemphisSession(Session):
         known = self._stations.found(station)
         partition = partition_of(station, message, known.partitions if known is not None else [1])
         try:
-            return await self._payload(_stream(station, partition), sequence)
+            return await self._payload(stream_of(station, partition), sequence)
         except Forbidden:
             return None
+
+    # ---- consuming ---------------------------------------------------------------------------------------------
+
+    async def group(self, station: Station, wanted: Wanted) -> Group:
+        """Where the group reads from: its consumer on each partition. Raises as on NATS, and `Unauthorized`."""
+        known = self._consumers.known(station, wanted)
+        if known is not None:
+            return known
+        if not await self.exists(station):
+            await self._stations.make(station)
+        return await self._consumers.register(station, wanted)
+
+    def forget_group(self, station: Station, wanted: Wanted) -> None:
+        """Registers again at the next call: the station was removed, or its group."""
+        self._consumers.forget(station, wanted)
 
     # ---- stations ----------------------------------------------------------------------------------------------
 
@@ -217,13 +235,8 @@ class MemphisSession(Session):
         await self._broker.request(control.PRODUCER_DESTRUCTIONS, body, CLOSE_SECONDS)
 
 
-def _stream(station: Station, partition: int) -> str:
-    """The stream of a partition; stations of old brokers have none, which is 0 here."""
-    return f"{station.internal}${partition}" if partition else station.internal
-
-
 def _subject(station: Station, partition: int) -> str:
-    return f"{_stream(station, partition)}.final"
+    return f"{stream_of(station, partition)}.final"
 
 
 class Memphis(JetStream):

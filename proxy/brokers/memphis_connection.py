@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,16 +15,18 @@ import nats.errors
 
 from proxy.brokers import frames
 from proxy.brokers.api import Question
-from proxy.brokers.connection import CHECK_SECONDS, DENIAL_GRACE_SECONDS, Connection, Options
+from proxy.brokers.connection import CHECK_SECONDS, DENIAL_GRACE_SECONDS, Options
+from proxy.brokers.listening import ListeningConnection
 from proxy.brokers.publishing import tokens
 from proxy.errors import BrokerAway, BrokerRefused
 
 _DENIED_SOMETHING = "permissions violation - "
-_CONTROL = "$memphis_"  # subjects of requests whose answers may take long, and which everybody may send
-_FIRST_SID = 1 << 20  # nats-py gives subscriptions of its own smaller numbers
+# Subjects of requests whose answers may take long: of the control plane, and pulls, which are asked for messages again
+# when nothing comes of them. The first everybody may send.
+_PATIENT = ("$memphis_", "$JS.API.CONSUMER.MSG.NEXT.")
 
 
-class MemphisConnection(Connection):
+class MemphisConnection(ListeningConnection):
     """A live connection to a Memphis broker. `refusals` counts the refusals, `client_name` is what it was told.
 
     `notice` tells a log.
@@ -37,28 +37,6 @@ class MemphisConnection(Connection):
         self.client_name, self.notice = options.name, options.notice
         self.refusals = 0
         self._suspects: list[int] = []
-        self._sids = itertools.count(_FIRST_SID)
-
-    def emit(self, frame: bytes) -> None:
-        """Sends a frame at the end of this turn of the loop, after those that were sent before it."""
-        if not self._frames:
-            self._loop.call_soon(self.flush)
-        self._frames.append(frame)
-
-    def listen(self, subject: str, heard: Callable[[bytes], None]) -> int:
-        """Has `heard` called with the payload of each message on a subject; its number, for `unlisten`.
-
-        A frame that is sent after this is read by the broker after this.
-        """
-        sid = next(self._sids)
-        self._client.takers[sid] = lambda subject, data, headers: heard(data)
-        self.emit(f"SUB {subject} {sid}\r\n".encode())
-        return sid
-
-    def unlisten(self, sid: int) -> None:
-        """Ends that."""
-        if self._client.takers.pop(sid, None) is not None:
-            self.emit(f"UNSUB {sid}\r\n".encode())
 
     async def settled(self) -> None:
         """Waits until the broker has read all that was sent. Raises `BrokerAway` when it does not within 3 s."""
@@ -105,7 +83,7 @@ class MemphisConnection(Connection):
         if not self.alive:  # the inbox is all that was asked for
             self._refused.add(f"{self._inbox}>".lower())
         if not self._suspects:
-            self._suspects = [t for t, waiting in self._waiting.items() if not waiting.subject.startswith(_CONTROL)]
+            self._suspects = [t for t, waiting in self._waiting.items() if not waiting.subject.startswith(_PATIENT)]
             if self._suspects:
                 self._loop.call_later(DENIAL_GRACE_SECONDS, self._settle_suspects)
 

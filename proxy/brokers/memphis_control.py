@@ -21,6 +21,7 @@ from proxy.messages import Demand, Message, Schema, Station
 STATION_CREATIONS = "$memphis_station_creations"
 PRODUCER_CREATIONS = "$memphis_producer_creations"
 PRODUCER_DESTRUCTIONS = "$memphis_producer_destructions"
+CONSUMER_CREATIONS = "$memphis_consumer_creations"
 CLIENT_UPDATES = "$memphis_sdk_clients_updates"
 SCHEMA_UPDATES = "$memphis_schema_updates_"  # and the internal name of a station
 DEAD_LETTERS = "$memphis_schemaverse_dls"
@@ -29,12 +30,13 @@ NOTIFICATIONS = "$memphis_notifications"
 # The name that Memphis' own gateway has, which consumers and dashboards know.
 PRODUCER = "rest-gateway"
 REQUEST_VERSION = 4
+MOST_DELIVERIES = 10
 FOR_EVER_SECONDS = 10**9  # a station that keeps messages without end has to be given one
 
 _ALREADY = re.compile(r"already exists?\b", re.IGNORECASE)
 _REFUSALS: tuple[tuple[str, type[GatewayError]], ...] = (
     (r"is not allowed to (?:access|create) station", Forbidden),
-    (r"^user .* does not exist", Unauthorized),
+    (r"^user (?:.* )?does not exist", Unauthorized),
     (r"\bstation .* does not exist", StationNotFound),
     (r"are allowed in station|^station (?:should be under|name can)", BadStationName),
 )
@@ -64,7 +66,7 @@ class Partitions(msgspec.Struct, frozen=True):
 
 
 class ProducerAnswer(msgspec.Struct, frozen=True):
-    """The answer to a producer's creation; `error` is empty when it was made."""
+    """The answer to a producer's creation; `error` is empty when it was made. A consumer's has the first two."""
 
     schema_update: SchemaUpdate = msgspec.field(default_factory=SchemaUpdate)
     partitions_update: Partitions = msgspec.field(default_factory=Partitions)
@@ -88,7 +90,7 @@ class ClientNews(msgspec.Struct, frozen=True):
 
 
 def read_producer_answer(data: bytes) -> ProducerAnswer:
-    """The answer to a producer's creation, as JSON or as bare text. Raises `BrokerRefused` for nonsense."""
+    """The answer to a creation of a producer or consumer, as JSON or bare text. Raises `BrokerRefused` for nonsense."""
     try:
         return msgspec.json.decode(data, type=ProducerAnswer)
     except msgspec.MsgspecError:
@@ -159,6 +161,29 @@ def producer_destruction(client: Client, station: Station) -> dict[str, Any]:
         "username": client.user,
         "connection_id": client.connection_id,
         "req_version": 1,
+    }
+
+
+def consumer_creation(client: Client, station: Station, name: str, group: str, config: Config) -> dict[str, Any]:
+    """Asks for a consumer: the broker makes the group's durable consumers, and the station if it is absent.
+
+    For a group that is there, time to ack and number of deliveries change to these, and the position stays.
+    """
+    deliveries = config.consume_max_deliveries
+    return {
+        "name": name,
+        "station_name": station.name,
+        "connection_id": client.connection_id,
+        "consumer_type": "application",
+        "consumers_group": group,
+        "max_ack_time_ms": int(config.consume_ack_wait_seconds * 1000),
+        "max_msg_deliveries": deliveries if 1 <= deliveries <= MOST_DELIVERIES else MOST_DELIVERIES,
+        "start_consume_from_sequence": 1,
+        "last_messages": -1,
+        "req_version": REQUEST_VERSION,
+        "username": client.user,
+        "app_id": _APP_ID,
+        "sdk_lang": "python",
     }
 
 

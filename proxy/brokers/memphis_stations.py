@@ -133,6 +133,20 @@ class Stations:
             task.add_done_callback(lambda task: _seen(self._registering.pop(name, task)))
         return await asyncio.shield(task)
 
+    async def make(self, station: Station) -> None:
+        """Makes a station. A creation of a producer or consumer would make one too, with the broker's own settings.
+
+        Raises `StationNotFound` where none may be made, `TooManyStations`, `Forbidden`, `BrokerRefused`, `BrokerAway`.
+        """
+        if not self._config.auto_create_stations:
+            raise StationNotFound(f"there is no station {station.name}")
+        if not self._may_create():
+            raise TooManyStations
+        body = control.station_creation(self._client, station, self._config)
+        text = control.read_answer(await self._request(control.STATION_CREATIONS, body))
+        if text and not control.is_race(text):
+            raise control.refusal(text)
+
     def ask_again(self, known: Known) -> None:
         """Asks the broker once more, in the background; until it answers, what is known holds."""
         name = known.station.name
@@ -176,7 +190,7 @@ class Stations:
             self._connection.listen(control.CLIENT_UPDATES, self._on_client_news)
         there = await self._exists(station)
         if not there:
-            await self._make(station)
+            await self.make(station)
         known = self._known.get(station.name) or self._add(station)
         if not there:
             known.made_at = self._loop.time()
@@ -190,17 +204,6 @@ class Stations:
         finally:
             if not known.partitions:  # nothing was learnt
                 self._drop(station.name)
-
-    async def _make(self, station: Station) -> None:
-        """Makes a station. A producer's creation would make one too, with the broker's own settings."""
-        if not self._config.auto_create_stations:
-            raise StationNotFound(f"there is no station {station.name}")
-        if not self._may_create():
-            raise TooManyStations
-        body = control.station_creation(self._client, station, self._config)
-        text = control.read_answer(await self._request(control.STATION_CREATIONS, body))
-        if text and not control.is_race(text):
-            raise control.refusal(text)
 
     async def _refresh(self, known: Known) -> None:
         """Asks for the producer again, unless the station is gone: that would make it anew."""

@@ -24,6 +24,11 @@ _OURS = re.compile(r"-?([\w-]{9})", re.ASCII)
 _DIGITS = {digit: value for value, digit in enumerate(string.ascii_letters + string.digits + "-_")}
 
 
+def stream_of(station: Station, partition: int) -> str:
+    """The stream of a partition; stations of old brokers have none, which is 0 here."""
+    return f"{station.internal}${partition}" if partition else station.internal
+
+
 def partition_of(station: Station, message: Message, partitions: list[int]) -> int:
     """The number of the partition for a message to a station, out of those that this has (one at least)."""
     if len(partitions) == 1:

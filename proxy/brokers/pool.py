@@ -13,6 +13,7 @@ from typing import Any
 
 from proxy.brokers import Broker, Notice, Reply, Session
 from proxy.brokers.atomic import AtomicDelivery
+from proxy.brokers.consuming import Consuming, Sessions
 from proxy.brokers.links import Link, Refusals
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.readers import Identity, Readers
@@ -66,6 +67,7 @@ class Pool:
         open_log = getattr(broker, "open_log", None)
         self.syslog = Syslog(open_log) if open_log is not None and config.syslogs_to_broker else None
         self._demand_nothing = not config.schema_registry
+        self.consuming = Consuming(Sessions(self._session, self._link, self._answer), notice)
 
     async def open(self) -> None:
         """Starts the clock; call it on the loop before anything else."""

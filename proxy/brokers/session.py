@@ -16,17 +16,19 @@ from proxy.brokers import frames
 from proxy.brokers.answers import ApiError
 from proxy.brokers.api import Api, hears
 from proxy.brokers.atomic import AtomicDelivery, cannot
-from proxy.brokers.connection import Connection
+from proxy.brokers.consumers import MAX_KNOWN_GROUPS, Group, find_group, internal
 from proxy.brokers.demands import Demands
 from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Portion
 from proxy.brokers.kv import Bucket
+from proxy.brokers.listening import ListeningConnection
 from proxy.brokers.publishing import Delivery, tokens
+from proxy.brokers.pulling import Source
 from proxy.brokers.schemas import BUCKET, Registry
 from proxy.brokers.tasks import Tasks
 from proxy.brokers.waiting import Waiting
 from proxy.config import Config
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound, TooManyStations
-from proxy.messages import UNKNOWN, Demand, Message, Station, Unknown
+from proxy.messages import UNKNOWN, Demand, Message, Station, Unknown, Wanted
 
 MayCreate = Callable[[], bool]
 
@@ -83,7 +85,7 @@ class Session:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ListeningConnection,
         config: Config,
         ask_limit: Callable[[], Awaitable[int]],
         may_create: MayCreate = lambda: True,
@@ -95,6 +97,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._limit_asked_at = self._loop.time()
         self._windows: dict[str, tuple[float | None, float]] = {}
+        self._groups: dict[tuple[str, str], Group] = {}
         self._ensuring: dict[str, asyncio.Task[bool]] = {}
         self._tasks = Tasks()
         self._api = Api(connection)
@@ -238,6 +241,33 @@ class Session:
     async def dead_letter(self, station: Station, rejected: list[tuple[Message, str]]) -> list[GatewayError | None]:
         """NATS keeps none, and says so; the gateway does."""
         return [BrokerRefused("this broker keeps no dead letters itself") for _ in rejected]
+
+    async def group(self, station: Station, wanted: Wanted) -> Group:
+        """Where the group reads from; its consumer is made if it is absent, and so is the station, as by a produce.
+
+        Raises `Forbidden`, `StationNotFound`, `TooManyStations`, `Conflict`, `BrokerAway`, `BrokerRefused`.
+        """
+        key = station.name, wanted.group
+        if key not in self._groups:
+            source = Source(await self._stream_to_read(station), internal(wanted.group))
+            group = await find_group(self._api, self._config, station, self.subject(station), source)
+            if len(self._groups) >= MAX_KNOWN_GROUPS:
+                self._groups.clear()
+            self._groups[key] = group
+        return self._groups[key]
+
+    def forget_group(self, station: Station, wanted: Wanted) -> None:
+        """Looks for the group again, as its consumer does not answer."""
+        self._groups.pop((station.name, wanted.group), None)
+
+    async def _stream_to_read(self, station: Station) -> str:
+        try:
+            return await self._stream(station)
+        except Forbidden:
+            return station.internal  # as streams are named that we make
+        except StationNotFound:
+            await self.ensure(station)
+            return await self._stream(station)
 
     async def close(self) -> None:
         """Closes the connection."""

@@ -177,7 +177,9 @@ class Standin:
             return
         answer = _ANSWERS.get(message.subject)
         if answer is not None:
-            await message.respond(await answer(self, body))
+            answers = await answer(self, body)
+            for one in answers if isinstance(answers, list) else [answers]:
+                await message.respond(one)
 
     async def _answer_station(self, body: dict[str, Any]) -> bytes:
         name, user = body["name"], body["username"]
@@ -213,6 +215,40 @@ class Standin:
         while self.between:
             await self._tell(*self.between.pop())
         return json.dumps(answer).encode()
+
+    async def _answer_consumer(self, body: dict[str, Any]) -> list[bytes]:
+        """A refusal is plain text, and another answer follows it."""
+        name, user = body["station_name"].lower(), body["username"]
+        error = ""
+        if not _NAME.fullmatch(name):
+            error = RECORDED["bad_station"]
+        elif not _NAME.fullmatch(body["name"]):
+            error = RECORDED["bad_consumer"]
+        elif user not in self.users:
+            error = RECORDED["no_consumers_user"]
+        elif not self._may_write(user, name):
+            text = "not_allowed_to_access" if name in self.stations else "not_allowed_to_create"
+            error = RECORDED[text].format(user=user, station=name)
+        if error:
+            return [error.encode(), json.dumps(RECORDED["no_consumer"]).encode()]
+        await self._make(name, 1, user)
+        for number in self.stations[name]:
+            await self._make_durable(f"{_internal(name)}${number}", body)
+        partitions = {"partitions_list": self.stations[name]}
+        return [json.dumps({**RECORDED["consumer"], "partitions_update": partitions}).encode()]
+
+    async def _make_durable(self, stream: str, body: dict[str, Any]) -> None:
+        durable = _internal(body["consumers_group"] or body["name"])
+        wait, deliveries = body["max_ack_time_ms"], body["max_msg_deliveries"]
+        config = {
+            **RECORDED["durable"],
+            "durable_name": durable,
+            "filter_subject": f"{stream}.final",
+            "ack_wait": (wait if wait > 0 else 30000) * 1_000_000,
+            "max_deliver": deliveries if 1 <= deliveries <= 10 else 10,
+        }
+        asked = json.dumps({"stream_name": stream, "config": config}).encode()
+        await self._client.request(f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.{durable}", asked, timeout=5)
 
     async def _answer_destruction(self, body: dict[str, Any]) -> bytes:
         return b""
@@ -325,10 +361,11 @@ class Standin:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
 
 
-_ANSWERS: dict[str, Callable[[Standin, dict[str, Any]], Awaitable[bytes]]] = {
+_ANSWERS: dict[str, Callable[[Standin, dict[str, Any]], Awaitable[bytes | list[bytes]]]] = {
     "$memphis_station_creations": Standin._answer_station,
     "$memphis_producer_creations": Standin._answer_producer,
     "$memphis_producer_destructions": Standin._answer_destruction,
+    "$memphis_consumer_creations": Standin._answer_consumer,
 }
 
 _HEARD = [*_ANSWERS, "$memphis_schemaverse_dls", "$memphis_notifications", "$memphis_syslogs.>"]

@@ -1,0 +1,72 @@
+"""The consumers that a session has registered with a Memphis broker: one for each station, group and reader's name.
+
+The broker makes a durable consumer for the group on each partition's stream. It is never taken back here: the group's
+last consumer that is takes its position with it, and the next one would read everything from the beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.brokers import memphis_control as control
+from proxy.brokers.consumers import DEFAULT_GROUP, MAX_KNOWN_GROUPS, Group, internal
+from proxy.brokers.memphis_connection import MemphisConnection
+from proxy.brokers.memphis_stations import CONTROL_SECONDS, CONTROL_TRIES, RACE_SECONDS, RACE_TRIES
+from proxy.brokers.partitions import stream_of
+from proxy.brokers.pulling import Source
+from proxy.config import Config
+from proxy.errors import BrokerRefused
+from proxy.messages import Station, Wanted
+
+Key = tuple[str, str, str]
+
+
+class Consumers:
+    """The consumers of one session, kept while it lives."""
+
+    def __init__(self, connection: MemphisConnection, config: Config, client: control.Client) -> None:
+        self._connection, self._config, self._client = connection, config, client
+        self._known: dict[Key, Group] = {}
+
+    def known(self, station: Station, wanted: Wanted) -> Group | None:
+        """Where a group reads from, if this session is registered for it under the reader's name."""
+        return self._known.get(_key(station, wanted))
+
+    def forget(self, station: Station, wanted: Wanted) -> None:
+        """The group's consumers do not answer."""
+        self._known.pop(_key(station, wanted), None)
+
+    async def register(self, station: Station, wanted: Wanted) -> Group:
+        """Registers a consumer, and returns where its group reads from.
+
+        Raises `Forbidden`, `Unauthorized`, `StationNotFound`; `BrokerRefused` or `BrokerAway` when it cannot be told.
+        """
+        name = broker_group(wanted.group)
+        body = control.consumer_creation(self._client, station, wanted.consumer, name, self._config)
+        answer = await self._creation(station, body)
+        partitions = answer.partitions_update.partitions_list or [0]
+        sources = (Source(stream_of(station, partition), internal(name)) for partition in partitions)
+        if len(self._known) >= MAX_KNOWN_GROUPS:
+            self._known.clear()
+        group = self._known[_key(station, wanted)] = Group(tuple(sources), self._config.consume_ack_wait_seconds)
+        return group
+
+    async def _creation(self, station: Station, body: dict[str, object]) -> control.ProducerAnswer:
+        for attempt in range(RACE_TRIES):
+            data = await self._connection.request(control.CONSUMER_CREATIONS, body, CONTROL_SECONDS, CONTROL_TRIES)
+            answer = control.read_producer_answer(data)
+            if not answer.error:
+                return answer
+            if not control.is_race(answer.error):
+                raise control.refusal(answer.error)
+            await asyncio.sleep(RACE_SECONDS * (attempt + 1))
+        raise BrokerRefused(f"the broker cannot make station {station.name} now: {answer.error}")
+
+
+def broker_group(group: str) -> str:
+    """The name that a group has at the broker, which is that of Memphis' gateway: groups go on where they were."""
+    return f"{group}-{DEFAULT_GROUP}" if group else DEFAULT_GROUP
+
+
+def _key(station: Station, wanted: Wanted) -> Key:
+    return station.name, wanted.group, wanted.consumer

@@ -1,0 +1,264 @@
+"""Messages of a group, pulled from the broker: as many as are there, then those that come, until the time is over.
+
+A pull asks a durable consumer for some messages, which are delivered to an inbox; a message without a payload and with
+a status says how a pull has ended. Sources: NATS ADR-37 (simplified consumers) and ADR-13 (pull subscriptions).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from proxy.brokers import frames
+from proxy.brokers.listening import ListeningConnection
+from proxy.brokers.publishing import tokens
+from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError
+from proxy.messages import Delivered
+
+ACKS = "$JS.ACK."
+BACK = b"-NAK"
+ANSWER_SECONDS = 1.0  # within which a consumer says that it has nothing, or delivers the next message
+AGAIN_SECONDS = 0.25  # before a consumer is asked again that has just changed its leader
+LEAST_SECONDS = 0.005
+
+_STATUS, _TEXT = slice(9, 12), slice(13, None)  # of "NATS/1.0 409 Consumer Deleted"
+_NOTHING_NOW = ("404", "408")
+_NOBODY = "503"
+
+
+class Source(NamedTuple):
+    """A durable consumer of a stream, which messages are pulled from."""
+
+    stream: str
+    durable: str
+
+    @property
+    def subject(self) -> str:
+        """Where pulls go."""
+        return f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.durable}"
+
+
+class Gone(BrokerRefused):
+    """A consumer is not there any more, or does not answer: look for it again."""
+
+    default = "the group's consumer at the broker does not answer"
+
+
+class Room(NamedTuple):
+    """How many messages, and how many bytes of them, are wanted at most; one message is, whatever its size."""
+
+    messages: int
+    bytes: int
+
+
+class Pull:
+    """One request for messages that is under way; its `Fetch` is told what comes of it."""
+
+    def __init__(self, fetch: Fetch, source: Source, room: Room, seconds: float | None) -> None:
+        self.source, self.left = source, room.messages
+        self._fetch, self._connection = fetch, fetch.connection
+        self._sid, inbox = self._connection.open_inbox(self._delivered)
+        self._token = tokens.take(1)
+        asked: dict[str, int | bool] = {"batch": room.messages}
+        if room.bytes:
+            asked["max_bytes"] = room.bytes
+        if seconds is None:
+            asked["no_wait"] = True
+        else:
+            asked["expires"] = int(seconds * 1e9)
+        frame = frames.request(source.subject, inbox, msgspec.json.encode(asked))
+        # Registered as if its reply came to the token, so that denials and the connection's end are told.
+        self._connection.send(self, 0, self._token, source.subject, frame)
+
+    def close(self) -> None:
+        """Takes no more."""
+        self._connection.forget(self._token)
+        self._connection.close_inbox(self._sid)
+
+    def answered(self, index: int, data: bytes, status: str | None) -> None:
+        """Nothing comes here."""
+
+    def denied(self, index: int, maybe_stored: bool) -> None:
+        """The user may not pull."""
+        subject = self.source.subject
+        self._fetch.fail(Forbidden(f"the broker does not allow this user to publish to {subject}, and so to consume"))
+
+    def lost(self, index: int) -> None:
+        """The connection ended."""
+        self._fetch.fail(BrokerAway())
+
+    def _delivered(self, reply: bytes, payload: bytes, head: bytes | None) -> None:
+        """A message, which has where to ack it as its reply subject; or a word about the pull, which has none."""
+        if reply.startswith(ACKS.encode()):
+            self.left -= 1
+            self._fetch.take(Delivered(payload, head or b"", reply.decode()))
+            if not self.left:
+                self._fetch.ended(self)
+        elif head is not None and head[8:9] == b" ":
+            status, _, _ = head.partition(b"\r\n")
+            self._fetch.told(self, status[_STATUS].decode("latin-1"), status[_TEXT].decode("latin-1"))
+
+
+class Fetch:
+    """Reads once from all the sources of a group; `taken` has what has come.
+
+    What comes when it is over, or above `room`, goes back to the broker at once, for whoever reads next. With
+    messages in hand it waits `hold` seconds at most: the broker gives each to others when it is not acked in time.
+    """
+
+    def __init__(self, connection: ListeningConnection, sources: Sequence[Source], room: Room, hold: float) -> None:
+        self.connection = connection
+        self.taken: list[Delivered] = []
+        self._sources, self._room, self._hold = sources, room, hold
+        self._bytes = self._count = 0
+        self._full = self._over = False
+        self._pulls: dict[Source, Pull] = {}
+        self._not_before: dict[Source, float] = {}
+        self._large: set[Source] = set()  # whose next message is larger than all that is wanted
+        self._error: GatewayError | None = None
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._until = self._first_at = 0.0
+
+    async def run(self, until: float) -> None:
+        """Reads until there is as much as is wanted, or the loop's time is `until`.
+
+        Raises what has kept it from reading when nothing was taken: `Forbidden`, `BrokerAway`, `BrokerRefused`, `Gone`.
+        """
+        self._until = until
+        try:
+            for source in self._sources:
+                await self._sweep(source)
+            while not self._done() and self._loop.time() < self._until - LEAST_SECONDS:
+                self._pull_from_idle()
+                await self._wait()
+        finally:
+            self._over = True
+            for pull in self._pulls.values():
+                pull.close()
+        if self._error is not None and not self.taken:
+            raise self._error
+
+    @property
+    def held(self) -> float:
+        """For how many seconds the first message has been in hand."""
+        return self._loop.time() - self._first_at if self.taken else 0.0
+
+    def finish(self) -> None:
+        """Ends the waiting now, with what there is."""
+        self._until = 0.0
+        self._news.set()
+
+    def give_back(self) -> None:
+        """Gives back what was taken."""
+        taken, self.taken = self.taken, []
+        for message in taken:
+            self.connection.tell(message.ack, BACK)
+
+    # ---- what pulls tell ---------------------------------------------------------------------------------------
+
+    def take(self, message: Delivered) -> None:
+        """A message has come."""
+        self._count += 1
+        size = len(message.payload) + len(message.head)
+        if self._over or self._full or (self.taken and self._bytes + size > self._room.bytes):
+            self._full = True
+            self.connection.tell(message.ack, BACK)
+        else:
+            if not self.taken:
+                self._first_at = self._loop.time()
+                self._until = min(self._until, self._first_at + self._hold)
+            self.taken.append(message)
+            self._bytes += size
+            self._full = len(self.taken) >= self._room.messages or self._bytes >= self._room.bytes
+        if self._full or len(self.taken) == 1:
+            self._news.set()
+
+    def ended(self, pull: Pull) -> None:
+        """A pull has brought all that it can."""
+        if self._pulls.get(pull.source) is pull:
+            del self._pulls[pull.source]
+            pull.close()
+            self._news.set()
+
+    def told(self, pull: Pull, status: str, text: str) -> None:
+        """The broker has ended a pull. Of the statuses 409 stands for many situations, told apart by their text."""
+        text = text.strip().lower()
+        if status == "409" and text == "message size exceeds maxbytes":
+            self._full = bool(self.taken)
+            self._large.add(pull.source)
+        elif status == _NOBODY or (status == "409" and text == "consumer deleted"):
+            self.fail(Gone())
+        elif status == "409" and text in ("leadership change", "server shutdown"):
+            self._not_before[pull.source] = self._loop.time() + AGAIN_SECONDS
+        elif status not in _NOTHING_NOW and text != "batch completed":
+            self.fail(BrokerRefused(f"the broker refused to deliver messages: {text}"))
+        self.ended(pull)
+
+    def fail(self, error: GatewayError) -> None:
+        """Nothing more can be read now."""
+        self._error = error
+        self._news.set()
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    async def _sweep(self, source: Source) -> None:
+        """Takes what is there; this is also how a consumer that is gone, or may not be used, is noticed."""
+        while not self._done():
+            self._pull(source, Room(self._room.messages - len(self.taken), self._bytes_left()), None)
+            await self._swept(source)
+            if source not in self._large or self.taken:
+                return
+
+    async def _swept(self, source: Source) -> None:
+        while source in self._pulls and not self._done():
+            count = self._count
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), ANSWER_SECONDS)
+            except asyncio.TimeoutError:
+                if count == self._count:
+                    self.connection.check()
+                    self.fail(Gone())
+
+    def _pull_from_idle(self) -> None:
+        """Shares what is still wanted among the sources, one message each at least."""
+        now = self._loop.time()
+        idle = [one for one in self._sources if one not in self._pulls and self._not_before.get(one, 0.0) <= now]
+        if not idle:
+            return
+        asked = sum(pull.left for pull in self._pulls.values())
+        share = max(1, (self._room.messages - len(self.taken) - asked) // len(idle))
+        size = max(1, self._bytes_left() // len(self._sources))
+        for source in idle:
+            self._pull(source, Room(share, size), max(self._until - now, LEAST_SECONDS))
+
+    def _pull(self, source: Source, room: Room, seconds: float | None) -> None:
+        if source in self._large:  # one message of any size
+            self._large.discard(source)
+            room = Room(1, 0)
+        self._pulls[source] = Pull(self, source, room, seconds)
+
+    async def _wait(self) -> None:
+        """Waits for news. The broker ends each pull when its time is over, which shows that it has listened."""
+        self._news.clear()
+        left = max(self._until - self._loop.time(), 0)
+        if len(self._pulls) < len(self._sources):
+            left = min(left, AGAIN_SECONDS)
+        elif not self.taken:
+            left += ANSWER_SECONDS
+        try:
+            await asyncio.wait_for(self._news.wait(), left)
+        except asyncio.TimeoutError:
+            if not self.taken and self._loop.time() >= self._until and self._pulls:
+                self.connection.check()
+                self.fail(BrokerAway("the broker does not answer"))
+
+    def _done(self) -> bool:
+        return self._full or self._error is not None
+
+    def _bytes_left(self) -> int:
+        return max(1, self._room.bytes - self._bytes)

@@ -1,0 +1,137 @@
+"""Consuming as the routes see it: read, then ack or give back. Each call has a deadline and a truthful end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import weakref
+from collections.abc import Iterator
+
+import msgspec
+
+from proxy.ack_ids import AckIds
+from proxy.brokers.consuming import ACK, Haul
+from proxy.config import Config
+from proxy.credentials import Credentials
+from proxy.errors import AcksFailed, BrokerAway, ChangeUnconfirmed, GatewayError, Overloaded
+from proxy.messages import Delivered, Station, Wanted
+from proxy.producer import Producer
+from proxy.replies import GaveUp
+
+# What reading may take beyond the wait: for a session, for the group, for a broker in trouble.
+GRACE_SECONDS = 8.0
+ACK_SECONDS = 6.0
+BACK = b"-NAK"
+
+
+class Turn:
+    """One consume: messages that were read, and are their reader's until `end` says what became of them."""
+
+    def __init__(self, consumer: Consumer, credentials: Credentials, station: Station) -> None:
+        self.messages: list[Delivered] = []
+        self.until = 0.0  # Unix time at which the broker gives the messages to others
+        self._consumer, self._credentials, self._station = consumer, credentials, station
+        self._open = True
+
+    def ack_id(self, message: Delivered) -> str:
+        """What the reader of the message can ack it with."""
+        return self._consumer.ids.make(self._credentials, self._station, message.ack, self.until)
+
+    def end(self, reached: bool, ack: bool) -> None:
+        """Acks what has reached its reader, if `ack`; gives back what has not. The first call counts."""
+        if not self._open:
+            return
+        self._open = False
+        self._consumer.done(self)
+        if self.messages and (ack or not reached):
+            self._consumer.settle(self._credentials, self._station, self.messages, reached)
+
+    @contextlib.contextmanager
+    def given_back_on_failure(self) -> Iterator[None]:
+        """Gives the messages back if what is done with them raises."""
+        try:
+            yield
+        except BaseException:
+            self.end(False, False)
+            raise
+
+
+class Consumer:
+    """Reads from stations, and acks, as the users that callers name; at most `MAX_CONSUMES` at once."""
+
+    def __init__(self, config: Config, producer: Producer) -> None:
+        self.ids = AckIds(config.jwt_secret, config.jwt_secret_previous)
+        self._most, self._producer = config.max_consumes, producer
+        # Turns whose answers were never sent nor closed leave by themselves. Two threads that look at the same time let
+        # one more in, harmlessly.
+        self._turns: weakref.WeakSet[Turn] = weakref.WeakSet()
+
+    def take(self, credentials: Credentials, station: Station, wanted: Wanted) -> Turn:
+        """Reads as many messages as are wanted, or those that are there when the wait is over. `end` the turn.
+
+        Raises `Overloaded`, `Forbidden`, `StationNotFound`, `TooManyStations`, `Conflict`, `Unavailable`.
+        """
+        if len(self._turns) >= self._most:
+            raise Overloaded("as many consumes as the gateway takes are under way (MAX_CONSUMES); try again shortly")
+        turn = Turn(self, credentials, station)
+        self._turns.add(turn)
+        try:
+            haul = self._read(credentials, station, wanted)
+        except BaseException:
+            self.done(turn)
+            raise
+        turn.messages, turn.until = haul.messages, time.time() + haul.ack_seconds
+        return turn
+
+    def done(self, turn: Turn) -> None:
+        """A turn has ended."""
+        self._turns.discard(turn)
+
+    def settle(self, credentials: Credentials, station: Station, messages: list[Delivered], reached: bool) -> None:
+        """Acks messages that have reached their reader, gives back others. A failure is in the log: they come again."""
+        acks = [message.ack for message in messages]
+        with contextlib.suppress(GatewayError, GaveUp):  # no broker: it delivers them again by itself
+            self._producer.consuming("settle", credentials, station, acks, reached, seconds=ACK_SECONDS)
+
+    def ack(self, credentials: Credentials, station: Station, ids: list[str]) -> None:
+        """Acks by ids; all are tried. Raises `AcksFailed`, with a reason for each that the broker has not taken."""
+        self._tell(credentials, station, ids, ACK)
+
+    def give_back(self, credentials: Credentials, station: Station, ids: list[str], delay: float) -> None:
+        """Has messages delivered again, after `delay` seconds; otherwise as `ack`."""
+        word = BACK + b" " + msgspec.json.encode({"delay": int(delay * 1e9)}) if delay else BACK
+        self._tell(credentials, station, ids, word)
+
+    def _read(self, credentials: Credentials, station: Station, wanted: Wanted) -> Haul:
+        try:
+            haul: Haul = self._producer.consuming(
+                "consume", credentials, station, wanted, seconds=wanted.seconds + GRACE_SECONDS
+            )
+        except GaveUp:
+            raise BrokerAway("the broker does not answer in time") from None
+        return haul
+
+    def _tell(self, credentials: Credentials, station: Station, ids: list[str], word: bytes) -> None:
+        results: list[GatewayError | None] = []
+        words = []
+        now = time.time()
+        for id in ids:
+            try:
+                words.append((self.ids.read(credentials, station, id, now), word))
+                results.append(None)
+            except GatewayError as error:
+                results.append(error)
+        told = iter(self._confirm(credentials, words) if words else ())
+        results = [next(told) if result is None else result for result in results]
+        failures = [(index, error) for index, error in enumerate(results) if error is not None]
+        if failures:
+            raise AcksFailed(len(ids), failures)
+
+    def _confirm(self, credentials: Credentials, words: list[tuple[str, bytes]]) -> list[GatewayError | None]:
+        try:
+            results: list[GatewayError | None] = self._producer.consuming(
+                "confirm", credentials, words, seconds=ACK_SECONDS
+            )
+        except GaveUp:
+            return [ChangeUnconfirmed() for _ in words]
+        return results
