@@ -140,6 +140,7 @@ def _watch(worker):
         sys.setswitchinterval(_LAST_SWITCH_SECONDS)
         os.kill(worker.pid, signal.SIGTERM)
 
+    stations.leaving = lambda: not worker.alive
     threading.Thread(target=look, name="look", daemon=True).start()  # with gevent's workers it is a greenlet
 
 

@@ -9,7 +9,7 @@ import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from proxy import auth, commands, logs, monitoring, registry, stations
+from proxy import auth, commands, consume, logs, monitoring, registry, stations
 from proxy.application import Application
 from proxy.brokers.embedded import kept_secret
 from proxy.config import Config
@@ -35,7 +35,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.url_map.merge_slashes = False
     extension = app.extensions["stations"] = Stations(config)
     extension.tokens.init_app(app, lambda: _answer(Unauthorized()))
-    for blueprint in (auth.bp, stations.bp, registry.bp, monitoring.bp):
+    for blueprint in (auth.bp, stations.bp, consume.bp, registry.bp, monitoring.bp):
         app.register_blueprint(blueprint)
     app.cli.add_command(commands.schemas)
     app.register_error_handler(Exception, _on_error)

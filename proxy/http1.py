@@ -19,6 +19,7 @@ from typing import Any
 
 import gevent
 
+from proxy.hanging_up import CLIENT
 from proxy.http1_repeats import Again, KnownHead, known_head
 from proxy.http1_requests import Environ, Refusal, Request, RequestParser, SchemeHeaders
 from proxy.http1_responses import Application, Response, error_application
@@ -298,13 +299,13 @@ class Connection:
             return self._refuse(item)
         if "REMOTE_ADDR" not in item.environ:  # else `again_for` was asked, which may know the client behind a proxy
             item.environ["REMOTE_ADDR"], item.environ["REMOTE_PORT"] = self._peer
+        item.environ[CLIENT] = self._transport
         self._service.count()
         return self._run(item, self._service.application)
 
     def _refuse(self, refusal: Refusal) -> bool:
         """Answer with an error. The query is forgotten, because it may hold a token that nobody has removed yet."""
-        options = self._service.options
-        environ = refusal.environ
+        options, environ = self._service.options, refusal.environ
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self._peer
         environ |= {"QUERY_STRING": "", "RAW_URI": environ.get("PATH_INFO", "")}
         options.log.debug("Refused with %s: %s", refusal.status, refusal.message)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from flask import Request, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import PathConverter
 
-from proxy.errors import BadBody, LengthRequired, UnsupportedEncoding
+from proxy import shaping
+from proxy.errors import BadBody, LengthRequired, UnsupportedEncoding, UnsupportedMediaType
 from proxy.inflating import gunzip, is_gzip
 
 if TYPE_CHECKING:
@@ -52,6 +54,21 @@ def body() -> bytes:
         if len(body) < length:  # some servers hand over what has come
             raise BadBody("the body ended before its Content-Length")
     return gunzip(body, limit or LARGEST_CONTENT) if gzip else body
+
+
+def fields(most: int) -> dict[str, Any]:
+    """The body, a JSON object of at most so many bytes. Raises `UnsupportedMediaType`, `BadBody`."""
+    own = current()
+    own.max_content_length = min(most, own.max_content_length or most)
+    content = body()
+    if shaping.form_of(own.environ.get("CONTENT_TYPE", "")) != "json":
+        raise UnsupportedMediaType("send application/json")
+    shaping.check_json(content)
+    try:
+        found: dict[str, Any] = msgspec.json.decode(content, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        raise BadBody("Invalid request body: it must be a JSON object") from None
+    return found
 
 
 def _length(environ: WSGIEnvironment) -> int | None:

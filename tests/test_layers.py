@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up; a module imports only from rows below its own, so there is no cycle either.
 LAYERS = [
-    "proxy proxy.credentials proxy.failures proxy.gunicorn_log proxy.logs proxy.parsers proxy.pulse proxy.setting "
-    "proxy.transports proxy.waiters",
+    "proxy proxy.credentials proxy.failures proxy.gunicorn_log proxy.hanging_up proxy.logs proxy.parsers proxy.pulse "
+    "proxy.setting proxy.transports proxy.waiters",
     "proxy.errors proxy.http1_requests",
     "proxy.http1_responses",
     "proxy.http1_repeats",
@@ -24,7 +24,7 @@ LAYERS = [
     "proxy.consume_settings proxy.environment",
     "schemas proxy.config proxy.inflating proxy.messages proxy.remembering proxy.sealing proxy.shaping",
     "proxy.old_settings",
-    "proxy.settings_table schemas.auth schemas.registry schemas.stations proxy.ack_ids "
+    "proxy.settings_table schemas.auth schemas.consume schemas.registry schemas.stations proxy.ack_ids "
     "proxy.dead_letters proxy.keys proxy.limits",
     "proxy.brokers proxy.brokers.murmur proxy.edge proxy.validators",
     "proxy.brokers.memphis_control proxy.brokers.partitions",
@@ -67,7 +67,7 @@ LAYERS = [
     "proxy.extension",
     "proxy.answers proxy.intake",
     "proxy.application",
-    "proxy.auth proxy.commands proxy.lane proxy.monitoring proxy.registry proxy.stations",
+    "proxy.auth proxy.commands proxy.consume proxy.lane proxy.monitoring proxy.registry proxy.stations",
     "proxy.app",
     "wsgi gunicorn.conf",
 ]
@@ -80,7 +80,7 @@ _ON_THE_LOOP = [module for module in _BROKERS if module not in _EMBEDDED]
 # What only some may import, and who.
 KEPT = {
     "flask flask_jwt_extended werkzeug": "proxy.intake proxy.tokens proxy.extension proxy.auth proxy.commands "
-    "proxy.answers proxy.application proxy.lane proxy.monitoring proxy.registry proxy.stations proxy.app",
+    "proxy.answers proxy.application proxy.consume proxy.lane proxy.monitoring proxy.registry proxy.stations proxy.app",
     "nats": " ".join(_ON_THE_LOOP),
     "asyncio uvloop": " ".join([*_ON_THE_LOOP, "proxy.bridge"]),
     "threading": "proxy.producer proxy.seeding proxy.validators.protoc gunicorn.conf",
