@@ -21,11 +21,12 @@ from proxy.messages import Delivered
 ACKS = "$JS.ACK."
 BACK = b"-NAK"
 ANSWER_SECONDS = 1.0  # within which a consumer says that it has nothing, or delivers the next message
-AGAIN_SECONDS = 0.25  # before a consumer is asked again that has just changed its leader
+AGAIN_SECONDS = 0.25  # before a consumer is asked again that has ended a pull: for want of a leader, it may be
 LEAST_SECONDS = 0.005
 
 _STATUS, _TEXT = slice(9, 12), slice(13, None)  # of "NATS/1.0 409 Consumer Deleted"
 _NOTHING_NOW = ("404", "408")
+_PASSING = ("batch completed", "leadership change", "server shutdown")
 _NOBODY = "503"
 
 
@@ -55,10 +56,13 @@ class Room(NamedTuple):
 
 
 class Pull:
-    """One request for messages that is under way; its `Fetch` is told what comes of it."""
+    """One request for messages that is under way; its `Fetch` is told what comes of it.
+
+    With `seconds` it `waits` for messages, without it takes what is there.
+    """
 
     def __init__(self, fetch: Fetch, source: Source, room: Room, seconds: float | None) -> None:
-        self.source, self.left = source, room.messages
+        self.source, self.left, self.waits = source, room.messages, seconds is not None
         self._fetch, self._connection = fetch, fetch.connection
         self._sid, inbox = self._connection.open_inbox(self._delivered)
         self._token = tokens.take(1)
@@ -187,14 +191,15 @@ class Fetch:
     def told(self, pull: Pull, status: str, text: str) -> None:
         """The broker has ended a pull. Of the statuses 409 stands for many situations, told apart by their text."""
         text = text.strip().lower()
+        if pull.waits:
+            self._not_before[pull.source] = self._loop.time() + AGAIN_SECONDS
         if status == "409" and text == "message size exceeds maxbytes":
             self._full = bool(self.taken)
             self._large.add(pull.source)
+            self._not_before.pop(pull.source, None)
         elif status == _NOBODY or (status == "409" and text == "consumer deleted"):
             self.fail(Gone())
-        elif status == "409" and text in ("leadership change", "server shutdown"):
-            self._not_before[pull.source] = self._loop.time() + AGAIN_SECONDS
-        elif status not in _NOTHING_NOW and text != "batch completed":
+        elif status not in _NOTHING_NOW and text not in _PASSING:
             self.fail(BrokerRefused(f"the broker refused to deliver messages: {text}"))
         self.ended(pull)
 

@@ -220,8 +220,8 @@ def _compare_messages(recording: Recording, broker: Replay) -> None:
 def test_nothing_is_left_out_but_what_is_listed(number: str) -> None:
     """Each subject of the control plane that clients used is one of ours, a consumer's, or a keeper's of schemas."""
     ours = {CREATIONS, control.STATION_CREATIONS, control.PRODUCER_DESTRUCTIONS, control.DEAD_LETTERS}
-    ours |= {control.NOTIFICATIONS}
-    consumers = {"$memphis_consumer_creations", "$memphis_consumer_destructions", "$memphis_pm_acks"}
+    ours |= {control.NOTIFICATIONS, control.CONSUMER_CREATIONS}
+    consumers = {"$memphis_consumer_destructions", "$memphis_pm_acks"}
     consumers |= {"$memphis_nacked_dls"}
     keepers = {"$memphis_schema_creations", "$memphis_schema_attachments", "$memphis_schema_detachments"}
     keepers |= {"$memphis_station_destructions"}
