@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -15,7 +14,7 @@ from proxy import intake
 from proxy.consumer import Turn
 from proxy.errors import BadBody, encode
 from proxy.extension import the_stations
-from proxy.hanging_up import has_hung_up
+from proxy.hanging_up import Line
 from proxy.messages import Delivered, Wanted, station_named
 from schemas.consume import Acks, Consume, Nacks
 
@@ -50,16 +49,19 @@ class Body:
     it only closes this (PEP 3333), and the messages go back. So they do when the client has hung up meanwhile.
     """
 
-    def __init__(self, turn: Turn, content: bytes, ack: bool, gone: Callable[[], bool]) -> None:
-        self._turn, self._chunks, self._ack, self._gone = turn, [content], ack, gone
+    def __init__(self, turn: Turn, content: bytes, ack: bool, line: Line) -> None:
+        self._turn, self._chunks, self._ack, self._line = turn, [content], ack, line
+        self._gone = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
         if self._chunks:
+            # Looked at before it is written: whoever closes right after has read it.
+            self._gone = self._line.has_hung_up()
             return self._chunks.pop()
-        self._turn.end(not self._gone(), self._ack)
+        self._turn.end(not (self._gone or self._line.was_reset()), self._ack)
         raise StopIteration
 
     def close(self) -> None:
@@ -77,8 +79,8 @@ def consume_batch(station: str) -> Response:
     turn = extension.consumer.take(credentials, named, _wanted(asked))
     with turn.given_back_on_failure():
         content = msgspec.json.encode([_row(turn, message, manual) for message in turn.messages])
-        gone = functools.partial(has_hung_up, intake.current().environ)
-        answer = Answer(Body(turn, content, not manual, gone), mimetype="application/json")
+        line = Line(intake.current().environ)
+        answer = Answer(Body(turn, content, not manual, line), mimetype="application/json")
         answer.content_length = len(content)
     return answer
 
