@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +17,7 @@ from werkzeug.wrappers import Response
 from proxy.consume import _headers
 from tests.application import STORED, Api, running, settings
 from tests.brokers.tools import Operator
-from tests.servers import NatsServer, eventually
+from tests.servers import ROOT, NatsServer, eventually
 
 
 def consume(api: Api, station: str, wait: int = 200, **fields: Any) -> Response:
@@ -175,7 +176,7 @@ def test_messages_are_given_back_by_their_ids(api: Api, station: str) -> None:
     first, second = (row["ack_id"] for row in consume(api, station, ack="manual").get_json())
     path = f"/stations/{station}/consume/nack"
     assert api.post(path, {"ack_id": first}).get_json() == STORED
-    assert api.post(path, {"ack_ids": [second], "delay_ms": 800}).get_json() == STORED
+    assert api.post(path, {"ack_ids": [second], "delay_ms": 500}).get_json() == STORED
     assert [row["message"] for row in consume(api, station, 1, batch_size=1).get_json()] == ["1"]
     assert consume(api, station, 1).get_json() == []
     assert [row["message"] for row in consume(api, station, 5000, batch_size=1).get_json()] == ["2"]
@@ -254,13 +255,8 @@ authorization {{ users: [
       subscribe: ["_INBOX.>"] }} }}
 ] }}
 """
-_NEEDED = [
-    "$JS.API.STREAM.NAMES",
-    "$JS.API.CONSUMER.INFO.orders.group",
-    "$JS.API.CONSUMER.CREATE.orders.group.orders.final",
-    "$JS.API.CONSUMER.MSG.NEXT.orders.group",
-    "$JS.ACK.orders.group.>",
-]
+_DOCUMENT = (ROOT / "docs" / "consuming.md").read_text()
+_NEEDED = re.findall(r'"(\$[^"]+)"', re.findall(r"^```conf\n(.*?)^```$", _DOCUMENT, re.M | re.S)[0])
 
 
 @pytest.fixture
@@ -281,29 +277,29 @@ def limited(nats_server: Callable[..., NatsServer]) -> Iterator[Callable[..., Ap
 def test_the_documented_rights_are_enough(limited: Callable[..., Api]) -> None:
     """To read and ack in one group of one station."""
     api = limited(_NEEDED)
-    assert len(consume(api, "orders", consumer_group="group").get_json()) == 1
-    assert consume(api, "orders", consumer_group="group").get_json() == []
+    assert len(consume(api, "orders", consumer_group="billing").get_json()) == 1
+    assert consume(api, "orders", consumer_group="billing").get_json() == []
     error(consume(api, "orders", consumer_group="other"), 403)
 
 
 def test_without_stream_names_the_streams_name_is_the_stations(limited: Callable[..., Api]) -> None:
     """Which is how the gateway names those it makes."""
-    assert len(consume(limited(_NEEDED[1:]), "orders", consumer_group="group").get_json()) == 1
+    assert len(consume(limited(_NEEDED[1:]), "orders", consumer_group="billing").get_json()) == 1
 
 
 @pytest.mark.parametrize("right", [1, 2, 3])
 def test_a_missing_right_is_named(limited: Callable[..., Api], right: int) -> None:
     """With 403."""
     api = limited([one for one in _NEEDED if one != _NEEDED[right]])
-    assert _NEEDED[right] in error(consume(api, "orders", consumer_group="group"), 403)
+    assert _NEEDED[right] in error(consume(api, "orders", consumer_group="billing"), 403)
 
 
 def test_who_may_not_ack_is_told_so_at_the_next_read(limited: Callable[..., Api]) -> None:
     """The first answer was on its way by then; the same messages again and again would help nobody."""
     api = limited(_NEEDED[:-1])
-    assert len(consume(api, "orders", consumer_group="group").get_json()) == 1
-    answer = eventually(lambda: (one := consume(api, "orders", consumer_group="group")).status_code == 403 and one)
-    assert "$JS.ACK.orders.group." in error(answer, 403)
+    assert len(consume(api, "orders", consumer_group="billing").get_json()) == 1
+    answer = eventually(lambda: (one := consume(api, "orders", consumer_group="billing")).status_code == 403 and one)
+    assert "$JS.ACK.orders.billing." in error(answer, 403)
 
 
 def test_a_consumer_that_loses_messages_is_not_used(limited: Callable[..., Api], api: Api, broker: NatsServer) -> None:

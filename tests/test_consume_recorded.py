@@ -15,9 +15,9 @@ from werkzeug.wrappers import Response
 
 from tests.application import Api, running, settings
 from tests.brokers.memphis_standin import Standin, User
-from tests.servers import ROOT, NatsServer
+from tests.recorded_http import RECORDED
+from tests.servers import NatsServer
 
-RECORDED = ROOT.parent / "shared" / "memphis" / "http-recorded.jsonl"
 pytestmark = [
     pytest.mark.skipif(not RECORDED.exists(), reason="the recordings are not part of the repository"),
     pytest.mark.slow,

@@ -10,45 +10,14 @@ from pathlib import Path
 import pytest
 
 from proxy.config import Config
-from proxy.consumer import Consumer, Turn
-from proxy.messages import Station, Wanted, station_named
+from proxy.messages import Station, station_named
 from proxy.producer import Producer
+from tests.brokers.consuming_tools import Reader, payloads
 from tests.brokers.kinds import KINDS, Broker
 from tests.brokers.tools import facts, failure
 from tests.servers import eventually
 
 Producers = Callable[[Config], Producer]
-WAIT = 0.3
-
-
-class Reader:
-    """Reads from a station as the user of a broker."""
-
-    def __init__(self, broker: Broker, producer: Producer, config: Config, station: Station) -> None:
-        self.producer, self.station, self.user = producer, station, broker.user
-        self.consumer = Consumer(config, producer)
-
-    def send(self, *payloads: bytes) -> None:
-        """Stores messages, in order."""
-        for payload in payloads:
-            self.producer.single(self.user, self.station, payload, (("x-a", "b"),))
-
-    def take(
-        self, messages: int = 10, seconds: float = WAIT, group: str = "", *, name: str = "c1", size: int = 8 << 20
-    ) -> Turn:
-        """Reads; the turn is still to be ended."""
-        return self.consumer.take(self.user, self.station, Wanted(name, group, messages, seconds, size))
-
-    def read(self, messages: int = 10, seconds: float = WAIT, group: str = "", **more: str) -> list[bytes]:
-        """The payloads of what is read; all of it is acked."""
-        turn = self.take(messages, seconds, group, **more)  # type: ignore[arg-type]
-        turn.end(True, True)
-        return payloads(turn)
-
-
-def payloads(turn: Turn) -> list[bytes]:
-    """The payloads of what was read."""
-    return [message.payload for message in turn.messages]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -77,7 +46,7 @@ def orders(request: pytest.FixtureRequest) -> Station:
 def reader(broker: Broker, producer: Producers, orders: Station) -> Reader:
     """Who reads from it."""
     config = broker.settings(AUTO_CREATE_STATIONS="true", CONSUME_ACK_WAIT_SECONDS=2)
-    return Reader(broker, producer(config), config, orders)
+    return Reader(broker.user, producer(config), config, orders)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -111,6 +80,27 @@ def test_who_finds_less_waits_for_more(reader: Reader) -> None:
         assert sorted(turn.result(10)) == [b"1", b"2", b"3"]
 
 
+@pytest.mark.slow
+def test_who_has_messages_in_hand_does_not_wait_for_long(reader: Reader) -> None:
+    """Half the time to ack at most: after all of it others would get them."""
+    reader.send(b"1")
+    before = time.monotonic()
+    assert reader.read(2, 30) == [b"1"]
+    assert 0.9 < time.monotonic() - before < 10
+    assert reader.read(1, 2.5) == []
+
+
+def test_a_message_larger_than_wanted_ends_a_wait(reader: Reader) -> None:
+    """It is the only one in its answer."""
+    with ThreadPoolExecutor() as threads:
+        turn = threads.submit(reader.take, 10, 20, size=1000)
+        reader.send(b"x" * 3000)
+        reader.send(b"2")
+        turn.result(10).end(True, True)
+        assert payloads(turn.result()) == [b"x" * 3000]
+    assert reader.read() == [b"2"]
+
+
 def test_the_wait_of_each_read_counts(reader: Reader) -> None:
     """Also of later ones under the same name."""
     reader.send()
@@ -142,7 +132,7 @@ def test_a_group_reads_on_in_another_worker(reader: Reader, broker: Broker, prod
     assert reader.read(1) == [b"1"]
     reader.producer.stop()
     config = broker.settings(AUTO_CREATE_STATIONS="true")
-    assert Reader(broker, producer(config), config, reader.station).read() == [b"2"]
+    assert Reader(broker.user, producer(config), config, reader.station).read() == [b"2"]
 
 
 def test_the_bytes_of_an_answer_are_bounded(reader: Reader) -> None:
@@ -172,6 +162,7 @@ def test_what_is_given_back_comes_again_at_once(reader: Reader) -> None:
     assert time.monotonic() - before < 1.5
 
 
+@pytest.mark.slow
 def test_what_nobody_acks_comes_again(reader: Reader) -> None:
     """When the time to ack is over."""
     reader.send(b"1")
@@ -180,6 +171,7 @@ def test_what_nobody_acks_comes_again(reader: Reader) -> None:
     assert reader.read(1, 8) == [b"1"]
 
 
+@pytest.mark.slow
 def test_an_ack_by_id_is_confirmed(reader: Reader) -> None:
     """Then the message does not come again."""
     reader.send(b"1", b"2")
@@ -203,6 +195,7 @@ def test_a_nack_by_id_is_confirmed(reader: Reader) -> None:
     assert reader.read(1, 5) == [b"1"]
 
 
+@pytest.mark.slow
 def test_ids_of_others_are_refused(reader: Reader) -> None:
     """And the rest counts; each refusal tells its place."""
     reader.send(b"1")
@@ -219,6 +212,7 @@ def test_ids_of_others_are_refused(reader: Reader) -> None:
     assert reader.read(1, 3) == []
 
 
+@pytest.mark.slow
 def test_many_acks_are_confirmed(reader: Reader) -> None:
     """Some hundred in one request."""
     reader.producer.batch(reader.user, reader.station, [b"%d" % n for n in range(1200)], ())
@@ -237,7 +231,7 @@ def test_an_absent_station_is_made_or_not_found(broker: Broker, producer: Produc
     """By the setting, as for a produce."""
     for make in ("false", "true"):
         config = broker.settings(AUTO_CREATE_STATIONS=make)
-        reader = Reader(broker, producer(config), config, orders)
+        reader = Reader(broker.user, producer(config), config, orders)
         if make == "true":
             assert reader.read() == []
             reader.send(b"1")
@@ -249,7 +243,7 @@ def test_an_absent_station_is_made_or_not_found(broker: Broker, producer: Produc
 def test_waits_take_no_place_among_messages(broker: Broker, producer: Producers, orders: Station) -> None:
     """A hundred of them, where one message may be on its way."""
     config = broker.settings(AUTO_CREATE_STATIONS="true", MAX_PENDING_MESSAGES=1)
-    reader = Reader(broker, producer(config), config, orders)
+    reader = Reader(broker.user, producer(config), config, orders)
     reader.read()
     with ThreadPoolExecutor(100) as threads:
         turns = [threads.submit(reader.read, 10, 30, f"g{n % 5}") for n in range(100)]
@@ -275,7 +269,7 @@ def test_waits_end_when_the_worker_is_about_to_stop(reader: Reader) -> None:
 def test_reads_outlive_a_broker_that_dies(mortal: Broker, producer: Producers, orders: Station) -> None:
     """Nothing is lost; what was in hand may come twice."""
     config = mortal.settings(AUTO_CREATE_STATIONS="true", CONSUME_ACK_WAIT_SECONDS=2)
-    reader = Reader(mortal, producer(config), config, orders)
+    reader = Reader(mortal.user, producer(config), config, orders)
     sent = [b"%d" % n for n in range(50)]
     reader.send(*sent[:25])
     assert reader.read(5) == sent[:5]
@@ -294,7 +288,7 @@ def test_reads_outlive_a_broker_that_dies(mortal: Broker, producer: Producers, o
 def test_a_broker_that_does_not_answer_is_told(mortal: Broker, producer: Producers, orders: Station) -> None:
     """In seconds, and not with an empty answer."""
     config = mortal.settings(AUTO_CREATE_STATIONS="true")
-    reader = Reader(mortal, producer(config), config, orders)
+    reader = Reader(mortal.user, producer(config), config, orders)
     reader.send(b"1")
     assert reader.read() == [b"1"]
     mortal.pause()

@@ -1,0 +1,108 @@
+"""What a NATS server says of pulls, and what becomes of reads then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from proxy.config import Config
+from proxy.messages import station_named
+from proxy.producer import Producer
+from tests.brokers.consuming_tools import Reader
+from tests.brokers.tools import ROOT, USERS, Operator, facts, failure, settings
+from tests.servers import NatsServer, eventually
+
+GROUP = "rest-gateway"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A nats-server; each test has a station of its own."""
+    server = NatsServer(tmp_path_factory.mktemp("pulling"), users=USERS).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def reader(server: NatsServer, operator: Operator, producer: Callable[[Config], Producer], request: Any) -> Reader:
+    """Who reads from a station that is there and empty."""
+    name = request.node.name.replace("_", "-")
+    operator.add(name)
+    config = settings(server.url)
+    return Reader(ROOT, producer(config), config, station_named(name))
+
+
+def info(operator: Operator, reader: Reader) -> dict[str, Any]:
+    """What the server tells of the group."""
+    return operator.api(f"CONSUMER.INFO.{reader.station.name}.{GROUP}")
+
+
+def test_a_group_is_made_as_documented(reader: Reader, operator: Operator) -> None:
+    """By the settings."""
+    assert reader.read() == []
+    config = info(operator, reader)["config"]
+    wanted = {
+        "durable_name": GROUP,
+        "ack_policy": "explicit",
+        "ack_wait": 30_000_000_000,
+        "deliver_policy": "all",
+        "filter_subject": f"{reader.station.name}.final",
+        "max_ack_pending": -1,
+        "max_deliver": -1,
+    }
+    assert wanted.items() <= config.items()
+    assert "inactive_threshold" not in config
+
+
+def test_a_group_deleted_in_mid_wait_is_made_again(reader: Reader, operator: Operator) -> None:
+    """The wait goes on."""
+    assert reader.read() == []
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(reader.read, 1, 20)
+        eventually(lambda: info(operator, reader)["num_waiting"] == 1)
+        operator.api(f"CONSUMER.DELETE.{reader.station.name}.{GROUP}")
+        reader.send(b"1")
+        assert waiting.result(10) == [b"1"]
+
+
+def test_a_station_deleted_in_mid_wait_is_not_found(reader: Reader, operator: Operator) -> None:
+    """None may be made here."""
+    assert reader.read() == []
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(failure, reader.read, 1, 20)
+        eventually(lambda: info(operator, reader)["num_waiting"] == 1)
+        operator.api(f"STREAM.DELETE.{reader.station.name}")
+        assert facts(waiting.result(15)) == ("StationNotFound", "no", "never")
+
+
+@pytest.mark.slow
+def test_more_waits_than_a_group_takes_are_503(reader: Reader, operator: Operator) -> None:
+    """One that an operator has made so. For a while the read asks again and again, in case a wait has ended."""
+    config = {"durable_name": GROUP, "ack_policy": "explicit", "max_waiting": 1, "ack_wait": 4_000_000_000}
+    operator.api(
+        f"CONSUMER.DURABLE.CREATE.{reader.station.name}.{GROUP}", stream_name=reader.station.name, config=config
+    )
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(reader.read, 1, 20)
+        eventually(lambda: info(operator, reader)["num_waiting"] == 1)
+        error = failure(reader.read, 1, 15)
+        reader.send(b"1")
+        assert waiting.result(10) == [b"1"]
+    assert facts(error) == ("BrokerRefused", "no", "safe")
+    assert "exceeded maxwaiting" in error.message
+
+
+def test_what_came_too_late_goes_back(reader: Reader, operator: Operator) -> None:
+    """What the server sends to a read that has ended is there for the next, long before the time to ack is over."""
+    assert reader.read() == []
+    sent = [b"%d" % n for n in range(200)]
+    read: list[bytes] = []
+    with ThreadPoolExecutor() as threads:
+        sending = threads.submit(reader.send, *sent)
+        while not sending.done() or len(set(read)) < len(sent):
+            read += reader.read(1000, 0.01)
+    assert sorted(set(read)) == sorted(sent)
+    assert info(operator, reader)["num_ack_pending"] == 0
