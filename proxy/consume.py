@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ bp.record_once(intake.add_converters)
 
 MAX_ACKS_BYTES = 8 << 20  # as many ids as may come, with their quotes
 MAX_CONSUME_BYTES = 64 << 10
+MOST_ROWS = 256  # that are written without letting others run
 _CONSUME, _ACKS, _NACKS = Consume(), Acks(), Nacks()
 _INTERNAL = "$memphis"  # headers with which the broker marks messages
 
@@ -73,12 +75,13 @@ class Body:
 def consume_batch(station: str) -> Response:
     """Reads messages of a group; answers with a list of them, as soon as there are enough or the wait is over."""
     extension, named = the_stations(), station_named(station)
-    credentials = extension.caller().credentials
+    caller = extension.caller()
     asked = schemas.load(_CONSUME, intake.fields(MAX_CONSUME_BYTES))
     manual = asked["ack"] == "manual"
-    turn = extension.consumer.take(credentials, named, _wanted(asked))
+    turn = extension.consumer.take(caller.credentials, named, _wanted(asked))
     with turn.given_back_on_failure():
-        content = msgspec.json.encode([_row(turn, message, manual) for message in turn.messages])
+        extension.tokens.check(caller)  # the wait may have been long
+        content = msgspec.json.encode(list(_rows(turn, manual)))
         line = Line(intake.current().environ)
         answer = Answer(Body(turn, content, not manual, line), mimetype="application/json")
         answer.content_length = len(content)
@@ -118,6 +121,13 @@ def _wanted(asked: dict[str, Any]) -> Wanted:
         raise BadBody(f"batch_max_wait_time_ms: must be at most {most} (CONSUME_MAX_WAIT_SECONDS)")
     name, group = asked["consumer_name"], asked["consumer_group"]
     return Wanted(name, group, asked["batch_size"], wait / 1000, config.consume_max_bytes)
+
+
+def _rows(turn: Turn, manual: bool) -> Iterator[Row]:
+    for number, message in enumerate(turn.messages, 1):
+        if number % MOST_ROWS == 0:
+            time.sleep(0)  # gevent's own: lets others run; to a thread it does next to nothing
+        yield _row(turn, message, manual)
 
 
 def _row(turn: Turn, message: Delivered, manual: bool) -> Row:

@@ -181,6 +181,11 @@ class Tokens:
             return None
         return caller
 
+    def check(self, caller: Caller) -> None:
+        """Sees that who was verified a while ago has not been logged out since. Raises `Unauthorized`."""
+        if caller.family in self._revoked:
+            raise Unauthorized
+
     def end_of(self, caller: Caller) -> int:
         """When the last token of this caller's family expires at the latest (Unix time)."""
         return min(_family_end(caller.family), int(time.time()) + 60 * self._config.max_token_expiry_in_minutes)

@@ -234,6 +234,31 @@ def test_more_consumes_than_the_gateway_takes_are_503(broker: NatsServer, statio
         assert not consumer._turns
 
 
+def test_a_token_revoked_in_mid_wait_reads_nothing(app: Flask, broker: NatsServer, station: str) -> None:
+    """What has come goes back, for others."""
+    first, second = Api(app), Api(app)
+    assert consume(first, station, 1).get_json() == []
+    tokens = app.extensions["stations"].tokens
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(consume, first, station, 20_000, batch_size=1)
+        eventually(lambda: Operator(broker).api(f"CONSUMER.INFO.{station}.rest-gateway")["num_waiting"] == 1)
+        with app.app_context():
+            family = tokens.verify(first.token).family
+        tokens.revoke({family: 2**40})
+        second.single(station, b"1")
+        assert error(waiting.result(10), 401) == "Unauthorized"
+    assert len(consume(second, station, 5000, batch_size=1).get_json()) == 1
+
+
+def test_who_reads_an_answer_on_its_way_does_not_ack_it(make_app: Callable[..., Flask], broker: NatsServer) -> None:
+    """A hook of a team's own, say: what was read by it was not written to the client."""
+    app, api = make_app(broker.url), Api(make_app(broker.url))
+    app.after_request(lambda response: response.get_data() and response)
+    api.single("hooked", b"1")
+    assert consume(Api(app), "hooked", 1).status_code == 500
+    assert Operator(broker).api("CONSUMER.INFO.hooked.rest-gateway")["num_ack_pending"] == 1
+
+
 def test_a_failure_takes_no_room(broker: NatsServer) -> None:
     """Of an absent station here."""
     with running(settings(broker.url, MAX_CONSUMES="1", AUTO_CREATE_STATIONS="false")) as app:

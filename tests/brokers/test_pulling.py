@@ -95,6 +95,22 @@ def test_more_waits_than_a_group_takes_are_503(reader: Reader, operator: Operato
     assert "exceeded maxwaiting" in error.message
 
 
+@pytest.mark.slow
+def test_a_message_is_delivered_as_often_as_the_setting_says(
+    server: NatsServer, operator: Operator, producer: Any
+) -> None:
+    """Then the group goes on without it."""
+    operator.add("poison")
+    config = settings(server.url, CONSUME_MAX_DELIVERIES=2, CONSUME_ACK_WAIT_SECONDS=1)
+    reader = Reader(ROOT, producer(config), config, station_named("poison"))
+    reader.send(b"1")
+    for _ in range(2):
+        turn = reader.take(1, 5)
+        assert len(turn.messages) == 1
+        turn.end(True, False)
+    assert reader.read(1, 2.5) == []
+
+
 def test_what_came_too_late_goes_back(reader: Reader, operator: Operator) -> None:
     """What the server sends to a read that has ended is there for the next, long before the time to ack is over."""
     assert reader.read() == []
