@@ -259,6 +259,13 @@ def test_who_reads_an_answer_on_its_way_does_not_ack_it(make_app: Callable[..., 
     assert Operator(broker).api("CONSUMER.INFO.hooked.rest-gateway")["num_ack_pending"] == 1
 
 
+def test_rates_count_a_consume_as_one_request(make_app: Callable[..., Flask], broker: NatsServer, station: str) -> None:
+    """With those to other routes."""
+    api = Api(make_app(broker.url, RATE_LIMIT_PER_USER="2/minute"))
+    assert [consume(api, station, 1).status_code for _ in range(3)] == [200, 200, 429]
+    assert api.single(station).status_code == 429
+
+
 def test_a_failure_takes_no_room(broker: NatsServer) -> None:
     """Of an absent station here."""
     with running(settings(broker.url, MAX_CONSUMES="1", AUTO_CREATE_STATIONS="false")) as app:

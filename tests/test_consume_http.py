@@ -167,8 +167,8 @@ def test_waits_hold_nobody_up(sender: Sender, running: Gateway) -> None:
             assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_rate_and_a_revoked_token_count_here_too(sender: Sender, running: Gateway) -> None:
-    """A token that was logged out reads nothing."""
+def test_a_revoked_token_reads_nothing(sender: Sender, running: Gateway) -> None:
+    """As soon as its user has logged out."""
     with logged_on(running.host) as other:
         assert texts(consume(other, "revoked", 1, 1)) == []
         assert other.request("DELETE", "/auth/tokens", None, {"Authorization": f"Bearer {other.token}"}).status == 200
