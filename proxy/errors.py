@@ -40,9 +40,8 @@
         ├── ChangeUnconfirmed       504  the same for a change of the registry
         └── BatchFailed                  some messages of a batch, or some acks, failed; the status follows from theirs
 
-Every error says whether the message was stored (`stored`) and whether repeating the request is safe (`repeat`). What
-all have in common, and how it is written, is in `failures`.
-`to_response` is the one place where an error becomes a body, and where the unexpected is logged.
+Every error says whether the message was stored (`stored`) and whether repeating the request is safe (`repeat`), as in
+`failures`. `to_response` is the one place where an error becomes a body, and where the unexpected is logged.
 """
 
 from __future__ import annotations

@@ -331,8 +331,7 @@ class Connection:
 
     def _fail(self, request: Request, response: Response) -> Response:
         """The application raised: answer 500, or cut off the answer that has begun."""
-        options = self._service.options
-        environ = request.environ
+        options, environ = self._service.options, request.environ
         options.log.exception("Error handling %s %s", environ.get("REQUEST_METHOD"), environ.get("PATH_INFO"))
         response.keep_alive = False
         if response.started:
