@@ -66,12 +66,16 @@ class Batch(NamedTuple):
 
 
 class Group:
-    """The messages of one batch, in order, and what the stream says of them."""
+    """The messages of one batch, in order, and what the stream says of them.
 
-    __slots__ = ("_batch", "_heard", "_listed", "_portions", "_size")
+    `waited_for` is how many deliveries still wait for something; without any, no answer is of interest.
+    """
+
+    __slots__ = ("_batch", "_heard", "_listed", "_portions", "_size", "waited_for")
 
     def __init__(self, portions: list[Portion], batch: Batch) -> None:
         self._portions = portions
+        self.waited_for = len(portions)
         self._size = sum([len(portion.indexes) for portion in portions])
         self._batch = batch
         self._heard: set[int] = set()
@@ -83,6 +87,12 @@ class Group:
         if not self._listed:
             self._listed = [(portion.delivery, index) for portion in self._portions for index in portion.indexes]
         return self._listed
+
+    def left(self) -> None:
+        """One of the deliveries has ended, maybe long before the stream says the last word about its messages."""
+        self.waited_for -= 1
+        if not self.waited_for:
+            self._batch.forget()
 
     def answered(self, n: int, data: bytes, status: str | None) -> None:
         """A reply to the `n`-th message."""
@@ -196,6 +206,8 @@ class Gatherer:
         blocks = portions[0].blocks if len(portions) == 1 else list(chain.from_iterable(p.blocks for p in portions))
         frame = frames.batch(subject, f"{reply}.{FLOW}.fail.", blocks)
         group = Group(portions, Batch(self, token, subject))
+        for portion in portions:
+            portion.delivery.on_end.append(group.left)
         self._forget_old_groups(token)
         self._connection.send(group, 0, token, subject, frame, len(blocks))
 
@@ -204,6 +216,8 @@ class Gatherer:
         subject, reply = batch.subject, self._connection.reply_subject(batch.token)
         end = frames.request(subject, f"{reply}.{FLOW}.fail.{last}.{CLOSE}.$FI", b"")
         self._connection.send(group, last, batch.token, subject, end)
+        if not group.waited_for:
+            self.forget(batch.token)
 
     def forget(self, token: int) -> None:
         """Waits for nothing more of that batch."""

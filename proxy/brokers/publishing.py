@@ -59,7 +59,7 @@ class Delivery:
     `reply` is set to a list with an `Ack` or a `GatewayError` for each message, at the latest at `deadline` (the
     loop's time); if it hears parts, it is told lists of (index, result) before that, as messages are settled that
     others would have to wait for. When `grouped`, they may be sent in a group with others, and their sequences are not
-    told. `token` is the number of the first one's reply subject.
+    told. `token` is the number of the first one's reply subject. `on_end` is called, each once, when all are settled.
     """
 
     __slots__ = (
@@ -84,6 +84,7 @@ class Delivery:
         "deadline",
         "grouped",
         "messages",
+        "on_end",
         "session",
         "station",
         "token",
@@ -100,6 +101,7 @@ class Delivery:
     ) -> None:
         self.station, self.messages, self.deadline = station, messages, deadline
         self.grouped = grouped and not messages[0].compare
+        self.on_end: list[Callable[[], None]] = []
         self.session: Session | None = None
         self._reply, self._done = reply, done
         self._loop = asyncio.get_running_loop()
@@ -383,6 +385,9 @@ class Delivery:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
+        for function in self.on_end:
+            function()
+        self.on_end.clear()
         self._done(self)
         self.session = None
         self._reply.on_abandon = None  # else the two would hold each other

@@ -141,6 +141,16 @@ def test_nothing_is_kept_of_what_was_answered(
     eventually(lambda: session.connection.waiting == 0)
 
 
+def test_nothing_is_kept_of_what_was_refused(server: NatsServer, producer: Producer) -> None:
+    """The stream says no last word about a batch of which it refuses messages, and nobody waits for one."""
+    Operator(server).add("orders", allow_batched=True, discard="new", max_msgs=7)
+    for place in range(3):
+        assert len(produce(producer, [b"%d" % n for n in range(10)])) == (10 if place else 3)
+    (link,) = producer._pool._links.values()
+    session = cast(Session, link.session)
+    eventually(lambda: session.connection.waiting == 0, 2)
+
+
 class Recorder:
     """A delivery that writes down what it is told."""
 
@@ -271,6 +281,17 @@ def test_a_group_of_several_deliveries_tells_each() -> None:
         group.answered(5, b'{"stream":"s","seq":5,"batch":"b","count":%d}' % count, None)
         assert first.told == [("stored", 0), ("stored", 2), ("stored", 3)]
         assert second.told == told
+
+
+def test_a_group_is_forgotten_when_its_last_delivery_has_ended() -> None:
+    """However its messages were settled: by a repeat alone, or as time was up."""
+    asked = Asked()
+    portions = [Portion(cast(Delivery, Recorder()), [0], [(0, b"")]) for _ in range(2)]
+    group = Group(portions, cast(Batch, asked))
+    group.left()
+    assert not asked.calls
+    group.left()
+    assert asked.calls == ["forget"]
 
 
 def test_a_large_portion_is_a_group_of_its_own() -> None:
