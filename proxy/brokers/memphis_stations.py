@@ -2,7 +2,8 @@
 
 Registered means that the broker has answered a producer's creation, which tells partitions and schema. It is asked once
 for each station and session, and again when anything hints that the answer is out of date: each asking costs the broker
-queries to its database. Not everything is announced (removals, other versions of a schema), so answers age.
+queries to its database. Not everything is announced (removals, other versions of a schema), so answers age: those that
+are used are asked for again in time, so that nobody has to wait for that, and the others are forgotten.
 """
 
 from __future__ import annotations
@@ -16,11 +17,21 @@ import msgspec
 from proxy.brokers import memphis_control as control
 from proxy.brokers.memphis_connection import MemphisConnection
 from proxy.config import Config
-from proxy.errors import BrokerRefused, Forbidden, GatewayError, StationNotFound, TooManyStations, Unauthorized
+from proxy.errors import (
+    BrokerAway,
+    BrokerRefused,
+    Forbidden,
+    GatewayError,
+    StationNotFound,
+    TooManyStations,
+    Unauthorized,
+)
 from proxy.messages import Demand, Station
 
 MAX_STATIONS = 10_000
-REFRESH_SECONDS = 120.0
+REFRESH_SECONDS = 60.0  # of a station in use, in the background
+BELIEF_SECONDS = 120.0
+REFRESH_AGAIN_SECONDS = 5.0  # after one that has failed
 SECOND_LOOK_SECONDS = 1.0
 REFUSED_SECONDS = 1.0
 CONTROL_SECONDS = 5.0  # until a request is sent again; a broker that makes hundreds of stations takes tens of them
@@ -94,11 +105,14 @@ class Stations:
     async def read(self, station: Station) -> Demand | None:
         """What the station demands. Raises `Unauthorized`, `StationNotFound`, `BrokerAway`, `BrokerRefused`.
 
-        Of a station that the user may not use nothing is known; who produces to it is told so.
+        Of a station that the user may not use nothing is known; who produces to it is told so. An absent one demands
+        nothing, and is not made: who asks may only want to know.
         """
         if station.name in self.known:
             return self.known[station.name]
         try:
+            if self._config.auto_create_stations and not await self._exists(station):
+                return None
             return (await self.register(station)).demand
         except Forbidden:
             return None
@@ -131,7 +145,12 @@ class Stations:
         if task is None:
             task = self._registering[name] = self._loop.create_task(self._register(station))
             task.add_done_callback(lambda task: _seen(self._registering.pop(name, task)))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # not who asks: the session has ended
+                raise BrokerAway from None
+            raise
 
     async def make(self, station: Station) -> None:
         """Makes a station. A creation of a producer or consumer would make one too, with the broker's own settings.
@@ -178,7 +197,8 @@ class Stations:
 
     def _refreshed(self, known: Known, task: asyncio.Task[None]) -> None:
         del self._refreshing[known.station.name]
-        _seen(task)
+        if not task.cancelled() and task.exception() is not None:
+            known.asked_at = self._loop.time() - REFRESH_SECONDS + REFRESH_AGAIN_SECONDS
         if known.again and not task.cancelled():
             self.ask_again(known)
 
@@ -267,7 +287,7 @@ class Stations:
         known.asked_at, known.fresh = self._loop.time(), True
         if known.timer is not None:
             known.timer.cancel()
-        known.timer = self._loop.call_later(REFRESH_SECONDS, self.known.pop, known.station.name, None)
+        known.timer = self._loop.call_later(BELIEF_SECONDS, self.known.pop, known.station.name, None)
 
     async def _subscribe_again(self, known: Known) -> None:
         """The broker refuses the subjects of a station that it has just made, for a moment."""
