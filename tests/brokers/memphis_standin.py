@@ -26,8 +26,13 @@ from tests.brokers.tools import Operator, Stored
 from tests.servers import NatsServer
 
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("memphis_recorded.json").read_text())
+SLOW_SECONDS = 0.6
 LATE_SECONDS = 0.4  # until the broker lets users of limited rights use a station just made; measured: 0.001 to 0.488
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,126}[a-z0-9])?", re.IGNORECASE)
+# What the names of a station's subjects have besides its own; of the JetStream API's, those that name a stream.
+_STATIONS_OWN = re.compile(
+    r"^\$memphis_schema_updates_|^\$JS\.API\.STREAM\.(?:INFO|MSG\.GET)\.|(?:\$\d+)?(?:\.final)?$"
+)
 _SERVER = {"user": "standin", "pass": "standin"}
 _T = TypeVar("_T")
 
@@ -61,6 +66,7 @@ class Standin:
         self.connects: list[dict[str, Any]] = []  # all CONNECTs that came
         self.lines: list[str] = []  # all SUBs, and subjects of publishes
         self.silent: set[str] = set()  # subjects whose requests are heard and not answered
+        self.slow: set[str] = set()  # subjects of messages that take the broker a while
         self.between: list[Asked] = []  # told to clients between a creation of a producer and its answer
         self.races = 0  # how many creations of producers are told that somebody else is making the station
         self.stations: dict[str, list[int]] = {}
@@ -345,12 +351,15 @@ class Standin:
                     continue
             if words[0] == b"HPUB":
                 line, payload = _with_nats_id(words, payload)
+                if words[1].decode() in self.slow:
+                    self._loop.call_later(SLOW_SECONDS, outer.write, line + payload)
+                    continue
             outer.write(line + payload)
             await outer.drain()
 
     def _may_use(self, user: str, subject: str) -> bool:
         """Whether a user of limited rights may use a station's subjects, now."""
-        station = re.sub(r"^\$memphis_schema_updates_|(?:\$\d+)?\.final$", "", subject)
+        station = _STATIONS_OWN.sub("", subject)
         if not self.users[user].write or station == subject:
             return True
         name = station.replace("#", ".")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ from proxy.brokers import memphis_control as control
 from proxy.brokers.memphis import MemphisSession
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.messages import station_named
+from proxy.messages import Ack, Message, station_named
 from proxy.producer import Producer
 from tests.brokers.fakes import FakeServer
 from tests.brokers.memphis_standin import Standin
 from tests.brokers.memphis_tools import CREATIONS, LIMITED, ORDERS, as_session
 from tests.brokers.tools import ROOT, facts, failure, settings
+from tests.servers import eventually
 
 DENIED, ALLOWED = station_named("rb-denied"), station_named("rb-allowed-1")
 
 Producers = Callable[[Config], Producer]
+Submit = Callable[..., "Future[Any]"]
 
 
 @pytest.fixture
@@ -123,6 +126,34 @@ def test_a_refusal_that_names_no_subject_is_told_in_time(standin: Standin, start
     standin.stations.pop("rb-allowed-1")  # from now on the relay refuses it
     error = failure(started.single, LIMITED, ALLOWED, b"y", ())
     assert facts(error) == ("Forbidden", "unknown", "with-key")
+
+
+@pytest.fixture
+def under_way(standin: Standin, started: Producer, submit: Submit) -> Future[Ack]:
+    """A message of a limited user's that the broker takes a while to store."""
+    for name in ("rb-denied", "rb-allowed-1"):
+        standin.make(name)
+    started.single(LIMITED, ALLOWED, b"x", ())
+    standin.slow.add("rb-allowed-1$1.final")
+    future = submit(started.single, LIMITED, ALLOWED, b"y", ())
+    eventually(lambda: standin.lines.count("HPUB rb-allowed-1$1.final") == 2)
+    return future
+
+
+def test_a_refused_subscription_is_laid_to_no_message(
+    standin: Standin, started: Producer, under_way: Future[Ack]
+) -> None:
+    """Those to the news of a station that has just been made are refused at first."""
+    assert started.single(LIMITED, station_named("rb-allowed-2"), b"x", ()).sequence == 1
+    assert standin.lines.count("SUB $memphis_schema_updates_rb-allowed-2") > 1
+    assert under_way.result(5).sequence == 2
+
+
+def test_a_refused_question_is_laid_to_no_message(started: Producer, under_way: Future[Ack]) -> None:
+    """As recorded, the broker answers none about the streams of a station that is not for this user."""
+    session: Any = started._pool._links[LIMITED.identity].session
+    assert started._running().run(session.stored, DENIED, Message(b"", (), "id"), 1, timeout=3) is None
+    assert under_way.result(5).sequence == 2
 
 
 def test_readiness_logs_on_as_the_user_of_the_settings(standin: Standin, producer: Producers) -> None:
