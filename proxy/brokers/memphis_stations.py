@@ -47,7 +47,10 @@ Exists = Callable[[Station], Awaitable[bool]]
 
 
 class Known:
-    """A station as this session knows it. `fresh` is false once there is a hint that it is not so any more."""
+    """A station as this session knows it. `fresh` is false once there is a hint that it is not so any more.
+
+    `newer` tells that the station may have been made after the connection.
+    """
 
     __slots__ = (
         "again",
@@ -56,6 +59,7 @@ class Known:
         "demand",
         "fresh",
         "made_at",
+        "newer",
         "news",
         "notify",
         "partitions",
@@ -68,7 +72,7 @@ class Known:
         self.station = station
         self.partitions: list[int] = []
         self.demand: Demand | None = None
-        self.dead_letter = self.notify = self.fresh = self.again = False
+        self.dead_letter = self.notify = self.fresh = self.again = self.newer = False
         self.asked_at = now
         self.made_at = now - SETTLING_SECONDS
         self.sid: int | None = None
@@ -95,6 +99,7 @@ class Stations:
         self.known: dict[str, Demand | None] = {}
         self._connection, self._config, self._client, self._exists = connection, config, client, exists
         self._loop = asyncio.get_running_loop()
+        self._opened_at = self._loop.time()
         self._known: dict[str, Known] = {}
         self._refusals: dict[str, tuple[float, GatewayError]] = {}
         self._registering: dict[str, asyncio.Task[Known]] = {}
@@ -214,6 +219,7 @@ class Stations:
         known = self._known.get(station.name) or self._add(station)
         if not there:
             known.made_at = self._loop.time()
+        known.newer = not there or self._loop.time() - self._opened_at > SETTLING_SECONDS
         try:
             return await self._ask(known)
         except (Forbidden, Unauthorized) as error:
@@ -290,7 +296,11 @@ class Stations:
         known.timer = self._loop.call_later(BELIEF_SECONDS, self.known.pop, known.station.name, None)
 
     async def _subscribe_again(self, known: Known) -> None:
-        """The broker refuses the subjects of a station that it has just made, for a moment."""
+        """The broker refuses the subjects of a station that it has just made, for a moment.
+
+        If it goes on to, the connection may have the rights of the time when it was opened, without the station: it is
+        ended for another one, once. Raises `BrokerAway` then.
+        """
         until = self._loop.time() + SETTLING_SECONDS
         while self._loop.time() < until:
             await asyncio.sleep(SUBSCRIBE_SECONDS)
@@ -299,6 +309,9 @@ class Stations:
             await self._connection.settled()
             if self._connection.refusals == refusals:
                 return
+        if known.newer:
+            self._connection.end()
+            raise BrokerAway("the broker has not let this user use the station yet")
         # For good, then: what changes is learnt by asking again after a while.
 
     # ---- news --------------------------------------------------------------------------------------------------

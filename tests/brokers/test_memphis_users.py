@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.brokers import memphis_control as control
+from proxy.brokers import memphis_stations
 from proxy.brokers.memphis import MemphisSession
 from proxy.config import Config
 from proxy.credentials import Credentials
@@ -105,6 +106,30 @@ def test_rights_that_come_late_are_waited_for(standin: Standin, started: Produce
     assert subscribed > 1
     assert len(standin.bodies(CREATIONS)) == 2  # once more, as news may have been lost until then
     assert len(standin.stored("rb-allowed-1$1")) == 1
+
+
+@pytest.mark.slow
+def test_rights_that_do_not_come_are_looked_for_with_another_connection(standin: Standin, started: Producer) -> None:
+    """It was recorded that they come when a producer makes the station, and that who logs on has them."""
+    standin.reloads = False
+    assert started.single(LIMITED, ALLOWED, b"x", ()).sequence == 1
+    assert [name.partition("::")[2] for name in standin.names] == ["app-rb"] * 2
+    standin.make("rb-allowed-2")
+    session: Any = started._pool._links[LIMITED.identity].session
+    session._stations._opened_at -= memphis_stations.SETTLING_SECONDS  # as if it had been open for a while
+    assert started.single(LIMITED, station_named("rb-allowed-2"), b"x", ()).sequence == 1
+    assert len(standin.names) == 3
+
+
+@pytest.mark.slow
+def test_rights_that_never_come_are_not_looked_for_for_ever(standin: Standin, started: Producer) -> None:
+    """The station is not newer than the connection; what is refused is told."""
+    standin.make("rb-allowed-1")
+    standin.reloads = False
+    standin._made_at["rb-allowed-1"] = float("inf")
+    error = failure(started.single, LIMITED, ALLOWED, b"x", ())
+    assert facts(error) == ("Forbidden", "unknown", "with-key")
+    assert len(standin.names) == 1
 
 
 def test_a_refused_first_publish_is_repeated(standin: Standin, started: Producer) -> None:
