@@ -190,6 +190,17 @@ def test_a_station_removed_without_notice_is_registered_again_once(standin: Stan
     assert [message.payload for message in standin.stored("orders$1")] == [b"y"]
 
 
+def test_a_station_that_is_there_is_not_registered_again_for_each_message(standin: Standin) -> None:
+    """Its stream may have no leader for a while, which asking does not mend; many messages meet that at once."""
+
+    async def work(session: MemphisSession) -> None:
+        await session._stations.register(ORDERS)
+        assert [await session.ensure(ORDERS) for _ in range(3)] == [False] * 3
+        assert len(standin.bodies(CREATIONS)) == 1
+
+    as_session(standin, work)
+
+
 def test_a_station_removed_with_a_notice_is_registered_again(standin: Standin) -> None:
     """Before the next message is sent."""
 
