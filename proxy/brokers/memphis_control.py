@@ -31,6 +31,7 @@ NOTIFICATIONS = "$memphis_notifications"
 PRODUCER = "rest-gateway"
 REQUEST_VERSION = 4
 MOST_DELIVERIES = 10
+LONGEST_WINDOW_SECONDS = 24 * 3600  # the broker refuses a longer one
 FOR_EVER_SECONDS = 10**9  # a station that keeps messages without end has to be given one
 
 _ALREADY = re.compile(r"already exists?\b", re.IGNORECASE)
@@ -192,7 +193,7 @@ def station_creation(client: Client, station: Station, config: Config) -> dict[s
     kind, value = "message_age_sec", config.station_max_age_seconds or FOR_EVER_SECONDS
     if config.station_max_bytes and not config.station_max_age_seconds:
         kind, value = "bytes", config.station_max_bytes
-    window = config.duplicate_window_seconds
+    window = min(config.duplicate_window_seconds, LONGEST_WINDOW_SECONDS)
     if kind == "message_age_sec":  # the broker takes no window that is longer
         window = min(window, value)
     return {

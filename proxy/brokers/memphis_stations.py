@@ -2,7 +2,8 @@
 
 Registered means that the broker has answered a producer's creation, which tells partitions and schema. It is asked once
 for each station and session, and again when anything hints that the answer is out of date: each asking costs the broker
-queries to its database. Not everything is announced (removals, other versions of a schema), so answers age.
+queries to its database. Not everything is announced (removals, other versions of a schema), so answers age: those that
+are used are asked for again in time, so that nobody has to wait for that, and the others are forgotten.
 """
 
 from __future__ import annotations
@@ -16,11 +17,21 @@ import msgspec
 from proxy.brokers import memphis_control as control
 from proxy.brokers.memphis_connection import MemphisConnection
 from proxy.config import Config
-from proxy.errors import BrokerRefused, Forbidden, GatewayError, StationNotFound, TooManyStations, Unauthorized
+from proxy.errors import (
+    BrokerAway,
+    BrokerRefused,
+    Forbidden,
+    GatewayError,
+    StationNotFound,
+    TooManyStations,
+    Unauthorized,
+)
 from proxy.messages import Demand, Station
 
 MAX_STATIONS = 10_000
-REFRESH_SECONDS = 120.0
+REFRESH_SECONDS = 60.0  # of a station in use, in the background
+BELIEF_SECONDS = 120.0
+REFRESH_AGAIN_SECONDS = 5.0  # after one that has failed
 SECOND_LOOK_SECONDS = 1.0
 REFUSED_SECONDS = 1.0
 CONTROL_SECONDS = 5.0  # until a request is sent again; a broker that makes hundreds of stations takes tens of them
@@ -36,7 +47,10 @@ Exists = Callable[[Station], Awaitable[bool]]
 
 
 class Known:
-    """A station as this session knows it. `fresh` is false once there is a hint that it is not so any more."""
+    """A station as this session knows it. `fresh` is false once there is a hint that it is not so any more.
+
+    `newer` tells that the station may have been made after the connection.
+    """
 
     __slots__ = (
         "again",
@@ -45,6 +59,7 @@ class Known:
         "demand",
         "fresh",
         "made_at",
+        "newer",
         "news",
         "notify",
         "partitions",
@@ -57,7 +72,7 @@ class Known:
         self.station = station
         self.partitions: list[int] = []
         self.demand: Demand | None = None
-        self.dead_letter = self.notify = self.fresh = self.again = False
+        self.dead_letter = self.notify = self.fresh = self.again = self.newer = False
         self.asked_at = now
         self.made_at = now - SETTLING_SECONDS
         self.sid: int | None = None
@@ -84,6 +99,7 @@ class Stations:
         self.known: dict[str, Demand | None] = {}
         self._connection, self._config, self._client, self._exists = connection, config, client, exists
         self._loop = asyncio.get_running_loop()
+        self._opened_at = self._loop.time()
         self._known: dict[str, Known] = {}
         self._refusals: dict[str, tuple[float, GatewayError]] = {}
         self._registering: dict[str, asyncio.Task[Known]] = {}
@@ -94,11 +110,14 @@ class Stations:
     async def read(self, station: Station) -> Demand | None:
         """What the station demands. Raises `Unauthorized`, `StationNotFound`, `BrokerAway`, `BrokerRefused`.
 
-        Of a station that the user may not use nothing is known; who produces to it is told so.
+        Of a station that the user may not use nothing is known; who produces to it is told so. An absent one demands
+        nothing, and is not made: who asks may only want to know.
         """
         if station.name in self.known:
             return self.known[station.name]
         try:
+            if self._config.auto_create_stations and not await self._exists(station):
+                return None
             return (await self.register(station)).demand
         except Forbidden:
             return None
@@ -131,7 +150,12 @@ class Stations:
         if task is None:
             task = self._registering[name] = self._loop.create_task(self._register(station))
             task.add_done_callback(lambda task: _seen(self._registering.pop(name, task)))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # not who asks: the session has ended
+                raise BrokerAway from None
+            raise
 
     async def make(self, station: Station) -> None:
         """Makes a station. A creation of a producer or consumer would make one too, with the broker's own settings.
@@ -178,7 +202,8 @@ class Stations:
 
     def _refreshed(self, known: Known, task: asyncio.Task[None]) -> None:
         del self._refreshing[known.station.name]
-        _seen(task)
+        if not task.cancelled() and task.exception() is not None:
+            known.asked_at = self._loop.time() - REFRESH_SECONDS + REFRESH_AGAIN_SECONDS
         if known.again and not task.cancelled():
             self.ask_again(known)
 
@@ -194,6 +219,7 @@ class Stations:
         known = self._known.get(station.name) or self._add(station)
         if not there:
             known.made_at = self._loop.time()
+        known.newer = not there or self._loop.time() - self._opened_at > SETTLING_SECONDS
         try:
             return await self._ask(known)
         except (Forbidden, Unauthorized) as error:
@@ -267,10 +293,14 @@ class Stations:
         known.asked_at, known.fresh = self._loop.time(), True
         if known.timer is not None:
             known.timer.cancel()
-        known.timer = self._loop.call_later(REFRESH_SECONDS, self.known.pop, known.station.name, None)
+        known.timer = self._loop.call_later(BELIEF_SECONDS, self.known.pop, known.station.name, None)
 
     async def _subscribe_again(self, known: Known) -> None:
-        """The broker refuses the subjects of a station that it has just made, for a moment."""
+        """The broker refuses the subjects of a station that it has just made, for a moment.
+
+        If it goes on to, the connection may have the rights of the time when it was opened, without the station: it is
+        ended for another one, once. Raises `BrokerAway` then.
+        """
         until = self._loop.time() + SETTLING_SECONDS
         while self._loop.time() < until:
             await asyncio.sleep(SUBSCRIBE_SECONDS)
@@ -279,6 +309,9 @@ class Stations:
             await self._connection.settled()
             if self._connection.refusals == refusals:
                 return
+        if known.newer:
+            self._connection.end()
+            raise BrokerAway("the broker has not let this user use the station yet")
         # For good, then: what changes is learnt by asking again after a while.
 
     # ---- news --------------------------------------------------------------------------------------------------

@@ -26,8 +26,13 @@ from tests.brokers.tools import Operator, Stored
 from tests.servers import NatsServer
 
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("memphis_recorded.json").read_text())
+SLOW_SECONDS = 0.6
 LATE_SECONDS = 0.4  # until the broker lets users of limited rights use a station just made; measured: 0.001 to 0.488
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,126}[a-z0-9])?", re.IGNORECASE)
+# What the names of a station's subjects have besides its own; of the JetStream API's, those that name a stream.
+_STATIONS_OWN = re.compile(
+    r"^\$memphis_schema_updates_|^\$JS\.API\.STREAM\.(?:INFO|MSG\.GET)\.|(?:\$\d+)?(?:\.final)?$"
+)
 _SERVER = {"user": "standin", "pass": "standin"}
 _T = TypeVar("_T")
 
@@ -61,13 +66,16 @@ class Standin:
         self.connects: list[dict[str, Any]] = []  # all CONNECTs that came
         self.lines: list[str] = []  # all SUBs, and subjects of publishes
         self.silent: set[str] = set()  # subjects whose requests are heard and not answered
+        self.slow: set[str] = set()  # subjects of messages that take the broker a while
         self.between: list[Asked] = []  # told to clients between a creation of a producer and its answer
+        self.reloads = True  # whether rights for a station just made come to connections that are open
         self.races = 0  # how many creations of producers are told that somebody else is making the station
         self.stations: dict[str, list[int]] = {}
         self.schemas: dict[str, Any] = {}
         self.dead_letters: dict[str, bool] = {}
         self.notify = False
         self._allowed_at: dict[str, float] = {}
+        self._made_at: dict[str, float] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="memphis stand-in", daemon=True)
         self._thread.start()
@@ -262,6 +270,7 @@ class Standin:
             config = {**RECORDED["stream"], "name": stream, "subjects": [f"{stream}.>"]}
             await self._client.request(f"$JS.API.STREAM.CREATE.{stream}", json.dumps(config).encode(), timeout=5)
         self.stations[name] = list(range(1, partitions + 1))
+        self._made_at[name] = self._loop.time()
         if user in self.users and self.users[user].write:
             self._allowed_at[_internal(name)] = self._loop.time() + LATE_SECONDS
 
@@ -332,6 +341,7 @@ class Standin:
     async def _to_server(
         self, reader: asyncio.StreamReader, outer: asyncio.StreamWriter, back: asyncio.StreamWriter, user: str
     ) -> None:
+        opened_at = self._loop.time()
         while line := await reader.readline():
             words = line.split()
             payload = b""
@@ -340,22 +350,27 @@ class Standin:
             if words[0] in (b"PUB", b"HPUB", b"SUB"):
                 subject = words[1].decode()
                 self.lines.append(f"{words[0].decode()} {subject}")
-                if not self._may_use(user, subject):
+                if not self._may_use(user, subject, opened_at):
                     back.write(f"-ERR {RECORDED['violation']}\r\n".encode())
                     continue
             if words[0] == b"HPUB":
                 line, payload = _with_nats_id(words, payload)
+                if words[1].decode() in self.slow:
+                    self._loop.call_later(SLOW_SECONDS, outer.write, line + payload)
+                    continue
             outer.write(line + payload)
             await outer.drain()
 
-    def _may_use(self, user: str, subject: str) -> bool:
-        """Whether a user of limited rights may use a station's subjects, now."""
-        station = re.sub(r"^\$memphis_schema_updates_|(?:\$\d+)?\.final$", "", subject)
+    def _may_use(self, user: str, subject: str, opened_at: float) -> bool:
+        """Whether a user of limited rights may use a station's subjects, now, by a connection opened then."""
+        station = _STATIONS_OWN.sub("", subject)
         if not self.users[user].write or station == subject:
             return True
         name = station.replace("#", ".")
         late = self._allowed_at.get(station, 0.0)
-        return name in self.stations and self._may_write(user, name) and self._loop.time() >= late
+        if name not in self.stations or not self._may_write(user, name):
+            return False
+        return self._loop.time() >= late if self.reloads else self._made_at[name] <= opened_at
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)

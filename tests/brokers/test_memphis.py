@@ -10,6 +10,7 @@ import pytest
 from proxy.brokers import memphis_stations
 from proxy.brokers.memphis import MemphisSession
 from proxy.config import Config
+from proxy.errors import BrokerAway
 from proxy.messages import Demand, station_named
 from proxy.producer import Producer
 from tests.brokers.memphis_standin import RECORDED, Asked, Standin
@@ -189,15 +190,38 @@ def test_a_station_removed_without_notice_is_registered_again_once(standin: Stan
     assert [message.payload for message in standin.stored("orders$1")] == [b"y"]
 
 
+def test_a_station_that_is_there_is_not_registered_again_for_each_message(standin: Standin) -> None:
+    """Its stream may have no leader for a while, which asking does not mend; many messages meet that at once."""
+
+    async def work(session: MemphisSession) -> None:
+        await session._stations.register(ORDERS)
+        assert [await session.ensure(ORDERS) for _ in range(3)] == [False] * 3
+        assert len(standin.bodies(CREATIONS)) == 1
+
+    as_session(standin, work)
+
+
 def test_a_station_removed_with_a_notice_is_registered_again(standin: Standin) -> None:
     """Before the next message is sent."""
 
     async def work(session: MemphisSession) -> None:
         await session.demands.read(ORDERS)
         await elsewhere(standin.remove, "orders", True)
-        await eventually_on_loop(lambda: "orders" not in session.demands.known)
-        await session.demands.read(ORDERS)
+        await eventually_on_loop(lambda: session._stations.current(ORDERS) is None)
+        await session._stations.register(ORDERS)
         assert len(standin.bodies(CREATIONS)) == 2
+
+    as_session(standin, work)
+
+
+def test_asking_what_a_station_demands_makes_none(standin: Standin) -> None:
+    """An absent one demands nothing; its first message makes it."""
+
+    async def work(session: MemphisSession) -> None:
+        assert await session.demands.read(station_named("nowhere")) is None
+        assert "nowhere" not in standin.stations
+        assert not standin.bodies(MADE)
+        assert not standin.bodies(CREATIONS)
 
     as_session(standin, work)
 
@@ -217,7 +241,7 @@ def test_a_removed_station_is_not_made_anew_by_a_refresh(standin: Standin) -> No
 
 def test_what_is_known_is_asked_for_again_after_a_while(standin: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another active version of a schema is not announced."""
-    monkeypatch.setattr(memphis_stations, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(memphis_stations, "BELIEF_SECONDS", 0.05)
     standin.schemas["orders"] = RECORDED["schemas"]["json"]
 
     async def work(session: MemphisSession) -> None:
@@ -232,11 +256,53 @@ def test_what_is_known_is_asked_for_again_after_a_while(standin: Standin, monkey
 def test_a_station_in_use_is_asked_for_again_without_a_wait(
     standin: Standin, started: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is known holds until the answer is there."""
+    """What is known holds until the answer is there, which may take long."""
     monkeypatch.setattr(memphis_stations, "REFRESH_SECONDS", -1.0)
-    for _ in range(2):
+    started.single(ROOT, ORDERS, b"x", ())
+    standin.silent.add(CREATIONS)
+    for _ in range(3):
         started.single(ROOT, ORDERS, b"x", ())
-    eventually(lambda: len(standin.bodies(CREATIONS)) >= 2)
+    eventually(lambda: len(standin.bodies(CREATIONS)) == 2)
+
+
+def test_what_is_known_of_a_station_in_use_is_believed_until_it_is_asked_for_again() -> None:
+    """Else the messages of one moment would wait for the answer each time."""
+    slowest = memphis_stations.CONTROL_SECONDS * memphis_stations.CONTROL_TRIES
+    assert memphis_stations.REFRESH_SECONDS + slowest < memphis_stations.BELIEF_SECONDS
+
+
+def test_a_station_that_could_not_be_asked_for_is_soon_asked_for_again(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only after another minute."""
+    monkeypatch.setattr(memphis_stations, "CONTROL_SECONDS", 0.05)
+    monkeypatch.setattr(memphis_stations, "REFRESH_AGAIN_SECONDS", 0.0)
+
+    async def work(session: MemphisSession) -> None:
+        known = await session._stations.register(ORDERS)
+        standin.silent.add(CREATIONS)
+        session._stations.ask_again(known)
+        await eventually_on_loop(lambda: not session._stations._refreshing)
+        standin.silent.clear()
+        count = len(standin.bodies(CREATIONS))
+        session._stations.current(ORDERS)
+        await eventually_on_loop(lambda: len(standin.bodies(CREATIONS)) > count)
+
+    as_session(standin, work)
+
+
+def test_who_asks_while_a_session_ends_is_told_that_the_broker_is_away(standin: Standin) -> None:
+    """And asks the next session: nobody has taken the question back."""
+    standin.silent.add(CREATIONS)
+
+    async def work(session: MemphisSession) -> None:
+        asking = asyncio.ensure_future(session.demands.read(ORDERS))
+        await eventually_on_loop(lambda: standin.bodies(CREATIONS))
+        session._stations.close()
+        with pytest.raises(BrokerAway):
+            await asking
+
+    as_session(standin, work)
 
 
 def _version(demand: Demand | None) -> int:

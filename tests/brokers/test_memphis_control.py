@@ -66,6 +66,12 @@ def test_a_station_is_asked_for_as_the_settings_say() -> None:
     assert body["idempotency_window_in_ms"] == 60_000
 
 
+def test_a_station_knows_ids_for_a_day_at_most() -> None:
+    """The broker makes none that should know them for longer."""
+    config = settings("memphis://a", DUPLICATE_WINDOW_SECONDS=100_000)
+    assert control.station_creation(CLIENT, ORDERS, config)["idempotency_window_in_ms"] == 86_400_000
+
+
 @pytest.mark.parametrize(
     ("age", "size", "retention"),
     [(0, 0, ("message_age_sec", 10**9)), (0, 5000, ("bytes", 5000)), (60, 5000, ("message_age_sec", 60))],

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from proxy.brokers import memphis_stations
 from proxy.brokers.memphis import MemphisSession
 from proxy.messages import UNKNOWN, Demand, Message
 from proxy.producer import Producer
@@ -60,6 +61,23 @@ def test_the_notice_of_the_dead_letter_switch_is_not_believed(standin: Standin, 
         assert demand.dead_letter is not on
         await elsewhere(standin.keep_dead_letters, "orders", on)
         await eventually_on_loop(lambda: session.demands.known["orders"].dead_letter is on)
+
+    as_session(standin, work)
+
+
+def test_the_switch_is_looked_at_once_more_a_little_later(standin: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker may tell of a change before it has made it."""
+    monkeypatch.setattr(memphis_stations, "SECOND_LOOK_SECONDS", 0.2)
+    standin.schemas["orders"] = RECORDED["schemas"]["json"]
+
+    async def work(session: MemphisSession) -> None:
+        await session.demands.read(ORDERS)
+        news = {**RECORDED["schemaverse_to_dls"], "station_name": "orders", "update": True}
+        await elsewhere(standin.tell, "$memphis_sdk_clients_updates", news)
+        await eventually_on_loop(lambda: len(standin.bodies(CREATIONS)) == 2)
+        standin.dead_letters["orders"] = False
+        await eventually_on_loop(lambda: not session.demands.known["orders"].dead_letter)
+        assert len(standin.bodies(CREATIONS)) == 3
 
     as_session(standin, work)
 

@@ -6,25 +6,29 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.brokers import memphis_control as control
+from proxy.brokers import memphis_stations
 from proxy.brokers.memphis import MemphisSession
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.messages import station_named
+from proxy.messages import Ack, Message, station_named
 from proxy.producer import Producer
 from tests.brokers.fakes import FakeServer
 from tests.brokers.memphis_standin import Standin
 from tests.brokers.memphis_tools import CREATIONS, LIMITED, ORDERS, as_session
 from tests.brokers.tools import ROOT, facts, failure, settings
+from tests.servers import eventually
 
 DENIED, ALLOWED = station_named("rb-denied"), station_named("rb-allowed-1")
 
 Producers = Callable[[Config], Producer]
+Submit = Callable[..., "Future[Any]"]
 
 
 @pytest.fixture
@@ -104,6 +108,30 @@ def test_rights_that_come_late_are_waited_for(standin: Standin, started: Produce
     assert len(standin.stored("rb-allowed-1$1")) == 1
 
 
+@pytest.mark.slow
+def test_rights_that_do_not_come_are_looked_for_with_another_connection(standin: Standin, started: Producer) -> None:
+    """It was recorded that they come when a producer makes the station, and that who logs on has them."""
+    standin.reloads = False
+    assert started.single(LIMITED, ALLOWED, b"x", ()).sequence == 1
+    assert [name.partition("::")[2] for name in standin.names] == ["app-rb"] * 2
+    standin.make("rb-allowed-2")
+    session: Any = started._pool._links[LIMITED.identity].session
+    session._stations._opened_at -= memphis_stations.SETTLING_SECONDS  # as if it had been open for a while
+    assert started.single(LIMITED, station_named("rb-allowed-2"), b"x", ()).sequence == 1
+    assert len(standin.names) == 3
+
+
+@pytest.mark.slow
+def test_rights_that_never_come_are_not_looked_for_for_ever(standin: Standin, started: Producer) -> None:
+    """The station is not newer than the connection; what is refused is told."""
+    standin.make("rb-allowed-1")
+    standin.reloads = False
+    standin._made_at["rb-allowed-1"] = float("inf")
+    error = failure(started.single, LIMITED, ALLOWED, b"x", ())
+    assert facts(error) == ("Forbidden", "unknown", "with-key")
+    assert len(standin.names) == 1
+
+
 def test_a_refused_first_publish_is_repeated(standin: Standin, started: Producer) -> None:
     """Also where the refusal comes when everything else has been let through."""
     standin.make("rb-allowed-1")
@@ -123,6 +151,34 @@ def test_a_refusal_that_names_no_subject_is_told_in_time(standin: Standin, start
     standin.stations.pop("rb-allowed-1")  # from now on the relay refuses it
     error = failure(started.single, LIMITED, ALLOWED, b"y", ())
     assert facts(error) == ("Forbidden", "unknown", "with-key")
+
+
+@pytest.fixture
+def under_way(standin: Standin, started: Producer, submit: Submit) -> Future[Ack]:
+    """A message of a limited user's that the broker takes a while to store."""
+    for name in ("rb-denied", "rb-allowed-1"):
+        standin.make(name)
+    started.single(LIMITED, ALLOWED, b"x", ())
+    standin.slow.add("rb-allowed-1$1.final")
+    future = submit(started.single, LIMITED, ALLOWED, b"y", ())
+    eventually(lambda: standin.lines.count("HPUB rb-allowed-1$1.final") == 2)
+    return future
+
+
+def test_a_refused_subscription_is_laid_to_no_message(
+    standin: Standin, started: Producer, under_way: Future[Ack]
+) -> None:
+    """Those to the news of a station that has just been made are refused at first."""
+    assert started.single(LIMITED, station_named("rb-allowed-2"), b"x", ()).sequence == 1
+    assert standin.lines.count("SUB $memphis_schema_updates_rb-allowed-2") > 1
+    assert under_way.result(5).sequence == 2
+
+
+def test_a_refused_question_is_laid_to_no_message(started: Producer, under_way: Future[Ack]) -> None:
+    """As recorded, the broker answers none about the streams of a station that is not for this user."""
+    session: Any = started._pool._links[LIMITED.identity].session
+    assert started._running().run(session.stored, DENIED, Message(b"", (), "id"), 1, timeout=3) is None
+    assert under_way.result(5).sequence == 2
 
 
 def test_readiness_logs_on_as_the_user_of_the_settings(standin: Standin, producer: Producers) -> None:
