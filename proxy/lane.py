@@ -14,7 +14,9 @@ same rules hold for each of them.
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
@@ -24,7 +26,7 @@ import flask
 from flask import Flask, signals
 from flask.sessions import SecureCookieSessionInterface
 
-from proxy.application import Application
+from proxy.application import Application, Routes
 from proxy.edge import OK_HEADERS, ROUTE, USER
 from proxy.errors import GatewayError, RateLimited
 from proxy.extension import OUTCOME, Plan, Proved, Stations
@@ -53,6 +55,7 @@ class Lane:
         self.extension = extension
         self._wsgi_app, self._app = wsgi_app, app
         self._views = dict(app.view_functions)
+        self._rules = _rules(app)
         self._plain = type(app) is Application and type(extension) is Stations
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -107,9 +110,11 @@ class Lane:
         return content
 
     def _length(self, environ: Environ) -> int | None:
-        """The body's length; None for a body that Flask should judge."""
+        """The body's length; None for a body that Flask should judge, or a session that it may keep alive."""
         text = environ.get("CONTENT_LENGTH", "")
         if not text.isdecimal() or "HTTP_TRANSFER_ENCODING" in environ or "HTTP_CONTENT_ENCODING" in environ:
+            return None
+        if "HTTP_COOKIE" in environ and self._app.secret_key:
             return None
         return int(text) if self.fits(int(text)) else None
 
@@ -123,11 +128,17 @@ class Lane:
         return self._app.wsgi_app is not self.extension.edge
 
     def has_company(self, proved: Proved) -> bool:
-        """Whether anything of the application's own would run for this route, or on its answer."""
+        """Whether anything of the application's own decides about this route, or would run for it or on its answer."""
         app = self._app
+        if _rules(app) is not self._rules:
+            self._rules = _rules(app)
+            self.extension.proved.clear()  # other rules may serve these paths now
+            return True
         return (
             not self._plain
-            or app.view_functions.get(proved.endpoint) is not self._views[proved.endpoint]
+            or self._rules is None
+            or app.config["TRUSTED_HOSTS"] is not None
+            or app.view_functions.get(proved.endpoint) is not self._views.get(proved.endpoint)
             or _applies(app.before_request_funcs, proved)
             or _applies(app.after_request_funcs, proved)
             or _applies(app.teardown_request_funcs, proved)
@@ -202,7 +213,21 @@ class Again:
 
 def _applies(hooks: Mapping[str | None, Any], proved: Proved) -> bool:
     """Whether a table of hooks, by blueprint or for all, has any for this route."""
-    return bool(hooks) and bool(hooks.get(None) or hooks.get(proved.endpoint.partition(".")[0]))
+    return bool(hooks) and bool(hooks.get(None) or any(map(hooks.get, _blueprints(proved.endpoint))))
+
+
+@functools.lru_cache(maxsize=64)
+def _blueprints(endpoint: str) -> tuple[str, ...]:
+    """The blueprint of an endpoint, and those around it."""
+    return tuple(itertools.accumulate(endpoint.split(".")[:-1], "{}.{}".format))
+
+
+def _rules(app: Flask) -> object:
+    """What stays the same object until a rule is added; None where a path alone does not tell the rule."""
+    rules = app.url_map
+    if not isinstance(rules, Routes) or rules.host_matching or app.subdomain_matching:
+        return None
+    return rules.matched
 
 
 def _is_heard() -> bool:

@@ -42,6 +42,28 @@ def test_of_many_payloads_those_that_fail_are_told_by_their_index() -> None:
     assert "missing in c" in found[3].message
 
 
+def test_what_is_soon_told_is_told_at_once() -> None:
+    """That all payloads pass, or that not all do."""
+    assert checking.pass_at_once(words("a"), [b"a"] * 200)
+    assert not checking.pass_at_once(words("a"), [b"a", b"b"])
+
+
+def test_what_takes_long_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait for a few milliseconds and one payload at most, however many there are and however good."""
+    checked: list[bytes] = []
+
+    def slow(self: Words, payload: bytes) -> list[validators.Violation]:
+        checked.append(payload)
+        time.sleep(checking.AT_ONCE_SECONDS)
+        return []
+
+    monkeypatch.setattr(Words, "violations", slow)
+    assert checking.pass_at_once(words("a"), [b"a"])
+    checked.clear()
+    assert not checking.pass_at_once(words("a"), [b"a"] * 50)
+    assert len(checked) == 1
+
+
 def test_a_schema_that_does_not_compile_names_itself_and_its_fault() -> None:
     """The sender cannot mend it: 503, nothing stored; it is compiled once, however many come."""
     demand, before = words("bad once"), Words.compiled

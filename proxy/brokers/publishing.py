@@ -220,7 +220,7 @@ class Delivery:
 
     def all_stored(self, indexes: list[int]) -> None:
         """These messages were stored as some, or all, of a group."""
-        if self._open == len(indexes) == len(self._results) and not self._unanswered:
+        if self._open == len(indexes) == len(self._results) and not (self._unanswered or self.alone):
             self._results = [_STORED] * self._open
             self._flying.clear()
             self._open = 0

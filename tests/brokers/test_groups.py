@@ -151,6 +151,23 @@ def test_nothing_is_kept_of_what_was_refused(server: NatsServer, producer: Produ
     eventually(lambda: session.connection.waiting == 0, 2)
 
 
+def test_nothing_is_kept_of_what_was_sent_alone_and_then_in_a_group(server: NatsServer) -> None:
+    """Messages that came one by one while the station was being created are sent again together."""
+    producer = Producer(settings(server.url, AUTO_CREATE_STATIONS="true"))
+    producer.start()
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            for number in range(5):
+                station = station_named(f"new{number}")
+                sends = [pool.submit(producer.single, ROOT, station, SMALL, (), manner="together") for _ in range(32)]
+                assert all(send.result().duplicate is False for send in sends)
+        (link,) = producer._pool._links.values()
+        session = cast(Session, link.session)
+        eventually(lambda: session.connection.waiting == 0)
+    finally:
+        producer.stop(1)
+
+
 class Recorder:
     """A delivery that writes down what it is told."""
 
