@@ -13,6 +13,7 @@ from flask import Flask
 from werkzeug.wrappers import Response
 
 from proxy import tokens as tokens_module
+from proxy.brokers import revocations
 from proxy.credentials import Credentials
 from proxy.errors import Unauthorized
 from proxy.tokens import Issued, Tokens
@@ -245,6 +246,25 @@ def test_a_user_without_rights_to_the_bucket_is_no_reason_not_to_start(
     answer = _with(app, _issued(app).access)
     assert answer.status_code == 501
     assert "station-revocations" in answer.get_json()["error"]
+
+
+def test_rights_that_come_back_are_noticed(
+    nats_server: Callable[..., NatsServer], make_app: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that looked at the wrong moment knows in the end what the others know."""
+    monkeypatch.setattr(revocations, "READ_AGAIN_SECONDS", 0.2)
+    server = nats_server(f"authorization {{ {RIGHTS['no right to read'] % SHOP} }}")
+    deaf, other = make_app(server.url, **AS_ROOT), make_app(server.url, **AS_ROOT)
+    add_team_routes(deaf)
+    deaf.extensions["stations"].start()
+    issued = _issued(deaf)
+    assert _with(deaf, issued.access).status_code == 501
+    server.config(f"authorization {{ users: [{{ user: root, password: memphis }}, {SHOP}] }}")
+    server.reload()
+    other.extensions["stations"].start()
+    assert _with(other, issued.access).status_code == 200
+    eventually(lambda: _with(deaf, issued.access, "GET", "/team/claims").status_code == 401, 10)
+    assert _with(deaf, _issued(deaf).access).status_code == 200
 
 
 def test_the_rights_that_the_readme_lists_are_enough(nats_server: Callable[..., NatsServer], make_app: Make) -> None:

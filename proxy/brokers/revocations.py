@@ -44,12 +44,14 @@ class Account(msgspec.Struct):
 class Revocations:
     """Listens to the bucket as `ROOT_USER`, on the loop; `heard` is called with the ends of families.
 
-    Without `ROOT_USER`, or where it may not use the bucket, nothing can be revoked, and `why_off` says why.
+    Without `ROOT_USER`, or where it may not use the bucket, nothing can be revoked, and `why_off` says why. What the
+    broker does not allow is tried again every minute: other replicas may be allowed it again, and revoke.
     """
 
     def __init__(self, broker: Broker, config: Config, heard: Heard, notice: Notice) -> None:
         self._broker, self._config, self._heard, self._notice = broker, config, heard, notice
         self.why_off = "" if config.root_user else "log-out needs ROOT_USER, as whom the gateway keeps what was revoked"
+        self._too_old = False
         self._bucket: Bucket | None = None
         self._task: asyncio.Task[None] | None = None
         self._settled: asyncio.Event
@@ -107,13 +109,14 @@ class Revocations:
                 pass  # readiness tells
             except Exception as error:
                 self._notice("unexpected", error=repr(error))
-            if self.why_off:
+            if self._too_old:
                 return
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(READ_AGAIN_SECONDS if self.why_off else RETRY_SECONDS)
 
     async def _follow(self, session: Any) -> None:
         """Hears what is revoked until the connection ends."""
         if session.connection.server_version < TTL_SINCE:  # nobody did anything wrong, so there is nothing to note
+            self._too_old = True
             self._turn_off(f"log-out needs a broker with keys that expire: nats-server {TTL_SINCE[0]}.{TTL_SINCE[1]}")
             return
         ended = asyncio.Event()
@@ -124,12 +127,14 @@ class Revocations:
             await session.connection.subscribe(f"$KV.{BUCKET}.>", self._on_subject)
             while not ended.is_set():
                 await self._read(bucket)
+                self.why_off = ""
                 self._settled.set()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(ended.wait(), READ_AGAIN_SECONDS)
         except Forbidden as error:  # then it cannot be told of log-outs by others either: there are none
+            if not self.why_off:
+                self._notice("log_out_is_off", why=error.message)
             self._turn_off(f"ROOT_USER may not use bucket {BUCKET}: {error.message}")
-            self._notice("log_out_is_off", why=self.why_off)
 
     def _turn_off(self, why: str) -> None:
         self.why_off = why
