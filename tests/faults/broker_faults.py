@@ -14,6 +14,7 @@ def kill_leader(scene: Scene) -> None:
     connected = scene.cluster.connected()[0]
     scene.cluster.lead_elsewhere(scene.station, connected)
     end(scene.cluster.leader(scene.station).pid)
+    scene.felt = 1.0  # an election takes some seconds
 
 
 def kill_connected(scene: Scene) -> None:
@@ -27,7 +28,7 @@ def kill_all(scene: Scene) -> None:
     """All at once, and back after a while; with the election that may take longer than the deadline."""
     for server in scene.cluster.servers:
         end(server.pid)
-    scene.hold(1, 3)
+    scene.hold(1, 3, felt=True)
     scene.cluster.heal()
 
 
@@ -35,7 +36,7 @@ def stop_leader(scene: Scene) -> None:
     """SIGSTOP: its connections stay open, and nothing comes."""
     leader = scene.cluster.leader(scene.station)
     leader.pause()
-    scene.hold(scene.deadline + 1)
+    scene.hold(scene.deadline + 1, felt=True)
     leader.resume()
 
 
@@ -44,7 +45,7 @@ def stop_connected(scene: Scene) -> None:
     connected = scene.cluster.connected()[0]
     scene.cluster.lead_elsewhere(scene.station, connected)
     connected.pause()
-    scene.hold(scene.deadline + 1)
+    scene.hold(scene.deadline + 1, felt=True)
     connected.resume()
 
 
@@ -60,7 +61,7 @@ def cut(scene: Scene) -> None:
     """Nothing passes in any direction for longer than the deadline; no connection is told."""
     for proxy in scene.proxies:
         proxy.silent = True
-    scene.hold(scene.deadline + 1)
+    scene.hold(scene.deadline + 1, felt=True)
     scene.heal_network()
 
 
@@ -68,7 +69,7 @@ def cut_briefly(scene: Scene) -> None:
     """Nothing passes for less than the deadline."""
     for proxy in scene.proxies:
         proxy.silent = True
-    scene.hold(2, 6)
+    scene.hold(2, 6, felt=True)
     scene.heal_network()
 
 
@@ -77,7 +78,7 @@ def refuse(scene: Scene) -> None:
     for proxy in scene.proxies:
         proxy.closed = True
         proxy.reset()
-    scene.hold(scene.deadline + 1)
+    scene.hold(scene.deadline + 1, felt=True)
     scene.heal_network()
 
 
@@ -85,6 +86,7 @@ def delay(scene: Scene) -> None:
     """The ack of each message comes two seconds later than it would."""
     for proxy in scene.proxies:
         proxy.delay = 1.0
+    scene.felt = 2.0
     scene.hold(4, 12)
     scene.heal_network()
 
@@ -93,6 +95,7 @@ def throttle(scene: Scene) -> None:
     """20 KiB a second each way: less than what the senders have."""
     for proxy in scene.proxies:
         proxy.rate = 20 << 10
+    scene.felt = 1.0
     scene.hold(3, 12)
     scene.heal_network()
 

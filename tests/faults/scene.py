@@ -24,7 +24,8 @@ _NUMBERS = itertools.count(1)
 class Scene:
     """What a fault may lay hands on. `long` asks for faults that last; `station` is where the senders produce.
 
-    A fault that the broker has no part in sets `back`, the (monotonic) time from which on recovery counts.
+    A fault that the broker has no part in sets `back`, the (monotonic) time from which on recovery counts. One that
+    nobody can hide from the senders sets `felt`: so many seconds some of them must have waited.
     """
 
     cluster: Cluster
@@ -35,6 +36,7 @@ class Scene:
     deadline: float
     long: bool = False
     back: float = 0.0
+    felt: float = 0.0
     kept: list[bytes] = field(default_factory=list)
 
     def keep(self) -> None:
@@ -47,9 +49,12 @@ class Scene:
         self.kept += self.cluster.payloads(self.station, last)
         self.cluster.api(f"STREAM.PURGE.{self.station}", seq=last + 1)
 
-    def hold(self, short: float, long: float | None = None) -> None:
-        """Lets the fault last for so many seconds."""
-        time.sleep((long or short) if self.long else short)
+    def hold(self, short: float, long: float | None = None, *, felt: bool = False) -> None:
+        """Lets the fault last for so many seconds; if it is felt, senders wait as long, or until their deadline."""
+        seconds = (long or short) if self.long else short
+        if felt:
+            self.felt = min(seconds, self.deadline)
+        time.sleep(seconds)
 
     def heal_network(self) -> None:
         """Lets everything pass again."""
@@ -64,8 +69,8 @@ class Fault:
     `statuses` are those that may come besides 200, 0 for a connection that ends without an answer. `env` are settings
     of the gateway, `stream` of the station; `servers` run, with `config` and `users`; `proxied` puts a TCP proxy before
     each. Within `recovery` seconds of the broker's all senders must be served again, the gateway may need `growth` MiB
-    more meanwhile, and 99 of 100 answers 503 come within `refusal` seconds. In the long form the senders work for
-    `seconds`.
+    more meanwhile, 99 of 100 answers 503 come within `refusal` seconds, and as many answers 200 within `latency`. In
+    the long form the senders work for `seconds`.
     """
 
     name: str
@@ -84,6 +89,7 @@ class Fault:
     pause: float = PAUSE_SECONDS
     recovery: float = 5.0
     refusal: float = float("inf")
+    latency: float = float("inf")
     growth: float = 64.0
     seconds: float = 20.0
 
@@ -95,13 +101,17 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a fault has done: the ledger, its verdict, seconds until all senders were served again, memory in MiB."""
+    """What a fault has done: the ledger, its verdict, seconds until all senders were served again, memory in MiB.
+
+    `felt` are the seconds that it must have made some sender wait.
+    """
 
     fault: Fault
     ledger: Ledger
     verdict: Verdict
     recovery: float
     memory: list[float]
+    felt: float = 0.0
 
     @property
     def growth(self) -> float:
@@ -116,15 +126,20 @@ class Outcome:
             found["statuses"] = strange
         if self.ledger.longest > self.fault.deadline + 1:
             found["longest answer"] = self.ledger.longest
+        if self.ledger.longest < self.felt * 0.9:
+            found["not felt"] = self.ledger.longest
         if self.recovery > self.fault.recovery:
             found["recovery"] = self.recovery
         if self.growth > self.fault.growth:
             found["memory"] = self.memory
         refused = [answer for answer in self.ledger.answers if answer.status == 503]
+        served = [answer for answer in self.ledger.answers if answer.status == 200]
         if not all(answer.retry for answer in refused):
             found["503"] = "no Retry-After"
         if percentile(refused, 99) > self.fault.refusal:
             found["99 of 100 answers 503"] = percentile(refused, 99)
+        if percentile(served, 99) > self.fault.latency:
+            found["99 of 100 answers 200"] = percentile(served, 99)
         return found
 
 
@@ -151,7 +166,7 @@ def play(fault: Fault, cluster: Cluster, directory: Path, *, long: bool = False)
         verdict = crew.ledger.compare(scene.kept + cluster.payloads(station))
         with contextlib.suppress(Exception):
             cluster.api(f"STREAM.DELETE.{station}")
-        return Outcome(fault, crew.ledger, verdict, crew.ledger.recovery(crew.senders, back), memory)
+        return Outcome(fault, crew.ledger, verdict, crew.ledger.recovery(crew.senders, back), memory, scene.felt)
 
 
 def _under_load(fault: Fault, scene: Scene) -> tuple[list[float], float]:
