@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -33,7 +34,10 @@ def test_a_worker_that_stands_still_is_not_ready_and_is_replaced(sender: tuple[G
     assert user.single("orders", b"1").status == 200
     (worker,) = gateway.worker_pids()
     assert user.post("/standstill/block", b"", None).status == 200
-    answer = user.single("orders", b"2")
+    with ThreadPoolExecutor(1) as threads:
+        refused = threads.submit(eventually, lambda: gateway.get("/monitoring/ready")[0] == 503)
+        answer = user.single("orders", b"2")
+        assert refused.result()
     assert (answer.status, answer.json["stored"], answer.json["repeat"]) == (503, "no", "safe")
     user.close()  # gunicorn's gevent worker waits for idle connections when it stops
     eventually(lambda: not alive(worker), 15)
