@@ -12,6 +12,7 @@ import schemas
 from proxy.credentials import Credentials
 from proxy.errors import DATA_ONLY, BadBody, Overloaded, Unauthorized, UnsupportedMediaType, encode
 from proxy.extension import the_stations
+from proxy.inflating import is_gzip
 from proxy.shaping import check_json
 from proxy.tokens import Caller, Issued
 from schemas.auth import Authenticate, Refresh, Tokens
@@ -29,7 +30,7 @@ _NUMBERS = ("account_id", "token_expiry_in_minutes", "refresh_token_expiry_in_mi
 @bp.post("/authenticate")
 def authenticate() -> Response:
     """Proves a user's credentials to the broker, and issues tokens."""
-    _limit_body()
+    _judge_body()
     fields = schemas.load(_AUTHENTICATE, _fields() | _account_in_query())
     credentials = _credentials(fields)
     request.environ["stations.user"] = credentials.user
@@ -43,7 +44,7 @@ def authenticate() -> Response:
 @bp.post("/refreshtoken")  # the edge writes paths of ours in lower case
 def refresh() -> Response:
     """Issues new tokens for a refresh token, whose credentials the broker must still take."""
-    _limit_body()
+    _judge_body()
     fields = schemas.load(_REFRESH, _fields() if request.get_data() else {})
     extension = the_stations()
     # Not counted for the user: whoever guesses at a user's token must not keep out those who have logged on.
@@ -59,7 +60,7 @@ def refresh() -> Response:
 @bp.delete("/tokens")
 def log_out() -> Response:
     """Revokes the family of the token: neither it nor any made from it is taken any more, by whatever replica."""
-    _limit_body()
+    _judge_body()
     fields = schemas.load(_REFRESH, _fields() if request.get_data() else {})
     caller = _leaver(fields["jwt_refresh_token"] or "")
     extension = the_stations()
@@ -82,7 +83,10 @@ def _leaver(in_body: str) -> Caller:
     raise Unauthorized
 
 
-def _limit_body() -> None:
+def _judge_body() -> None:
+    """Sets what a body may have, and sees that it is as it was before anyone compressed it."""
+    if is_gzip(request.environ.get("HTTP_CONTENT_ENCODING", "")) is not False:
+        raise UnsupportedMediaType("send the body as it is, without Content-Encoding")
     request.max_content_length = min(MAX_BODY_BYTES, the_stations().config.max_body_bytes)
 
 

@@ -273,6 +273,18 @@ def test_another_content_type_is_refused(lonely: Api, content_type: str | None) 
     assert FORM in answer.get_json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", PATH), ("POST", "/auth/refreshToken"), ("DELETE", "/auth/tokens")]
+)
+@pytest.mark.parametrize("coding", ["gzip", "br", "gzip, gzip"])
+def test_a_body_with_an_encoding_is_refused(lonely: Api, method: str, path: str, coding: str) -> None:
+    """415, and not a complaint about bytes that the sender knows nothing of; nobody is asked to inflate anything."""
+    headers = {"Content-Encoding": coding}
+    answer = lonely.request(method, path, data=b"\x1f\x8b", content_type=JSON, headers=headers)
+    assert answer.status_code == 415
+    assert "Content-Encoding" in answer.get_json()["error"]
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
 def test_another_method_is_refused(lonely: Api, method: str) -> None:
     """405, with `Allow` and the message that old clients read."""
