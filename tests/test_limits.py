@@ -347,6 +347,20 @@ def test_heads_that_repeat_are_counted(gateway: Callable[..., Gateway], broker: 
 
 
 @pytest.mark.slow
+def test_heads_that_repeat_are_counted_for_clients_behind_a_proxy(
+    gateway: Callable[..., Gateway], broker: NatsServer
+) -> None:
+    """On the one connection of a trusted proxy each head belongs to the client that it names."""
+    env = {"BROKER_URL": broker.url, "JWT_SECRET": "s" * 32, "AUTO_CREATE_STATIONS": "true", "WEB_CONCURRENCY": "1"}
+    started = gateway({**env, "RATE_LIMIT_PER_ADDRESS": "20/day", "TRUSTED_PROXIES": "127.0.0.1"}).start()
+    with logged_on(started.host) as proxy:
+        for forwarded in (HERE, THERE, f"192.0.2.9, {HERE}"):  # the last one pretends to be somebody else
+            statuses = [proxy.single("behind-a-proxy", b"1", X_Forwarded_For=forwarded).status for _ in range(30)]
+            allowed = 0 if "," in forwarded else 20
+            assert statuses == [200] * allowed + [429] * (30 - allowed)
+
+
+@pytest.mark.slow
 def test_bad_bodies_count_once_whichever_way_they_go(gateway: Callable[..., Gateway], broker: NatsServer) -> None:
     """The shortest way leaves them to the whole one, which counts them."""
     env = {"BROKER_URL": broker.url, "JWT_SECRET": "s" * 32, "RATE_LIMIT_PER_USER": "40/day", "WEB_CONCURRENCY": "1"}
