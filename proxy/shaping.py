@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import functools
 import re
-from array import array
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from itertools import accumulate
 from typing import Literal, TypeVar
 
 import msgspec
 
 from proxy.errors import BadBody, BadHeader, TooLarge, UnsupportedMediaType
+from proxy.outline import is_deeper
 
 Form = Literal["text", "json", "protobuf", "ndjson"]
 T = TypeVar("T")
@@ -30,10 +29,6 @@ MAX_KNOWN_PLANS = 1024
 _element = msgspec.json.Decoder(msgspec.Raw).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")
-_NOT_BRACKETS_OR_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
-_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
-_AS_STEPS = bytes.maketrans(b"[]", b"\x01\xff")
-_ROUNDS = 4
 _HALF_AT_END = re.compile(rb"\\u([dD][89abAB][0-9a-fA-F]{2}).{0,5}\Z", re.DOTALL)
 
 _PROTOBUF = ("application/x-protobuf", "application/protobuf")
@@ -163,23 +158,7 @@ def reason(text: bytes, error: Exception) -> str:
 
 
 def _check_depth(body: bytes, where: str, depth: int) -> None:
-    """Measures the depth of well-formed JSON by its brackets alone.
-
-    Taking out all innermost pairs takes out one level; a few rounds leave little of ordinary documents. What is left
-    is added up, one for each that opens, minus one for each that closes.
-    """
-    if body.count(b"[") + body.count(b"{") <= depth:
-        return
-    if b"\\" in body:
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Most strings shrink to a pair of quotes, which is quicker to take out than to split at. Where two strings with
-    # brackets in them stand side by side, this makes them one, and their brackets stay inside it.
-    quoted = body.translate(_AS_SQUARE, _NOT_BRACKETS_OR_QUOTES).replace(b'""', b"")
-    brackets = b"".join(quoted.split(b'"')[::2])
-    for _ in range(_ROUNDS):
-        brackets = brackets.replace(b"[]", b"")
-    steps = array("b", brackets.translate(_AS_STEPS))
-    if max(accumulate(steps), default=0) > depth - _ROUNDS:
+    if is_deeper(body, depth):
         raise BadBody(f"{where} is nested too deeply (at most {MAX_DEPTH} levels)")
 
 
