@@ -25,6 +25,8 @@ MAX_HEADERS = 64
 MAX_HEADER_BYTES = 8192
 MAX_KNOWN_NAMES = 1024
 MAX_KNOWN_PLANS = 1024
+MANY_COMMAS = 4  # for each message that is allowed; with fewer, an array that is refused costs little
+MAX_BOUNDED = 50_000  # messages; for more of them such a decoder costs about what it saves
 
 _element = msgspec.json.Decoder(msgspec.Raw).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -102,11 +104,42 @@ def _array(body: bytes, most: int) -> list[bytes]:
     _check_text(body, "the body")
     if body.lstrip()[:1] != b"[":
         raise BadBody("the body is not a JSON array")
-    elements = _decoded(_elements, body, "the body")
+    elements = _decoded(_at_most(most) if _may_be_far_too_many(body, most) else _elements, body, "the body")
     if len(elements) > most:
-        raise TooLarge(f"a batch has at most {most} messages")
+        raise _too_many(most)
     _check_depth(body, "the body", MAX_DEPTH + 1)
     return [bytes(element) for element in elements]
+
+
+def _may_be_far_too_many(body: bytes, most: int) -> bool:
+    """Whether an array may have so many elements that making them all would cost more than a good batch does."""
+    commas = MANY_COMMAS * most
+    return most <= MAX_BOUNDED and len(body) > commas and body.count(b",") >= commas
+
+
+@functools.lru_cache(maxsize=4)
+def _at_most(most: int) -> Callable[[bytes], list[msgspec.Raw]]:
+    """A decoder of arrays that makes no more than `most` elements, and raises `TooLarge` for an array that has more.
+
+    To msgspec a list has no such bound, but a structure has: it is an array whose elements are its fields.
+    """
+    fields = [(f"_{place}", msgspec.Raw, None) for place in range(most)]
+    few = msgspec.defstruct("Few", fields, array_like=True, forbid_unknown_fields=True)
+    decode = msgspec.json.Decoder(few).decode
+
+    def elements(body: bytes) -> list[msgspec.Raw]:
+        try:
+            found = msgspec.structs.astuple(decode(body))
+        except msgspec.ValidationError:  # there is nothing else that such an array could violate
+            _element(body)  # if what follows is not JSON, that is what is wrong
+            raise _too_many(most) from None
+        return [element for element in found if element is not None]
+
+    return elements
+
+
+def _too_many(most: int) -> TooLarge:
+    return TooLarge(f"a batch has at most {most} messages")
 
 
 def _lines(body: bytes, most: int) -> list[bytes]:
@@ -114,7 +147,7 @@ def _lines(body: bytes, most: int) -> list[bytes]:
     number, last = 1, 0
     for match in _LINE.finditer(body):
         if len(payloads) == most:
-            raise TooLarge(f"a batch has at most {most} messages")
+            raise _too_many(most)
         number, last = number + body.count(b"\n", last, match.start()), match.start()
         payload = match[0].rstrip(b" \t\r")
         check_json(payload, f"line {number}")
