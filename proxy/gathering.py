@@ -8,7 +8,7 @@ known.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 from proxy.bridge import Bridge
@@ -20,6 +20,7 @@ from proxy.replies import GaveUp, Receiver
 from proxy.storing import failure_of
 
 MOST_TOGETHER = 512
+MOST_BYTES_TOGETHER = 1 << 20  # what is admitted or refused as one; a larger message goes alone
 
 Done = Callable[[Any, "Ack | Exception"], None]
 
@@ -64,12 +65,12 @@ class Gathering:
     def _post_all(self) -> None:
         gathered, self._orders = self._orders, {}
         for (credentials, station), orders in gathered.items():
-            for start in range(0, len(orders), MOST_TOGETHER):
-                self._post(credentials, station, orders[start : start + MOST_TOGETHER])
+            for together, size in _cut(orders):
+                self._post(credentials, station, together, size)
 
-    def _post(self, credentials: Credentials, station: Station, orders: list[Order]) -> None:
+    def _post(self, credentials: Credentials, station: Station, orders: list[Order], size: int) -> None:
         parcel = Parcel(orders)
-        messages, size = [order.message for order in orders], sum([order.size for order in orders])
+        messages = [order.message for order in orders]
         try:
             self.send(credentials, station, messages, size, parcel)
         except GatewayError as error:
@@ -148,6 +149,18 @@ class Consignment:
             value = [failure] * self._count
         failed = failure_of(value)
         return with_key(failed, self._key) if failed is not None else cast(Ack, value[0])
+
+
+def _cut(orders: list[Order]) -> Iterator[tuple[list[Order], int]]:
+    """Orders in their order, so many at a time as go together, with their size; at least one at a time."""
+    start = size = 0
+    for place, order in enumerate(orders):
+        full = place - start == MOST_TOGETHER or size + order.size > MOST_BYTES_TOGETHER
+        if full and place > start:
+            yield orders[start:place], size
+            start, size = place, 0
+        size += order.size
+    yield orders[start:], size
 
 
 def _switch_to(cell: Any, result: Ack | Exception) -> None:

@@ -74,8 +74,8 @@ def single_id(namespace: str, key: str) -> str:
 def elements(namespace: str, key: str, payloads: list[bytes], headers: Pairs, named: bool) -> Elements:
     """The elements of a batch with the broker's ids; other bytes in the same place have another id.
 
-    The id ends with eight hex digits of the element's SHA-256, or of its CRC-32 under a key of ours: for telling what
-    a sender has changed by mistake they are equally good, and one costs a fifth of the other.
+    The id ends with eight hex digits of the element's SHA-256, or of its CRC-32 under a key that begins as ours do: for
+    telling what a sender has changed by mistake they are equally good, and one costs a fifth of the other.
     """
     if key.startswith(QUICK):
         marks = list(map(zlib.crc32, payloads))

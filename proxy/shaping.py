@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import functools
 import re
-from array import array
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from itertools import accumulate
 from typing import Literal, TypeVar
 
 import msgspec
 
 from proxy.errors import BadBody, BadHeader, TooLarge, UnsupportedMediaType
+from proxy.outline import is_deeper
 
 Form = Literal["text", "json", "protobuf", "ndjson"]
 T = TypeVar("T")
@@ -26,14 +25,12 @@ MAX_HEADERS = 64
 MAX_HEADER_BYTES = 8192
 MAX_KNOWN_NAMES = 1024
 MAX_KNOWN_PLANS = 1024
+MANY_COMMAS = 4  # for each message that is allowed; with fewer, an array that is refused costs little
+MAX_BOUNDED = 50_000  # messages; for more of them such a decoder costs about what it saves
 
 _element = msgspec.json.Decoder(msgspec.Raw).decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")
-_NOT_BRACKETS_OR_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
-_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
-_AS_STEPS = bytes.maketrans(b"[]", b"\x01\xff")
-_ROUNDS = 4
 _HALF_AT_END = re.compile(rb"\\u([dD][89abAB][0-9a-fA-F]{2}).{0,5}\Z", re.DOTALL)
 
 _PROTOBUF = ("application/x-protobuf", "application/protobuf")
@@ -107,11 +104,42 @@ def _array(body: bytes, most: int) -> list[bytes]:
     _check_text(body, "the body")
     if body.lstrip()[:1] != b"[":
         raise BadBody("the body is not a JSON array")
-    elements = _decoded(_elements, body, "the body")
+    elements = _decoded(_at_most(most) if _may_be_far_too_many(body, most) else _elements, body, "the body")
     if len(elements) > most:
-        raise TooLarge(f"a batch has at most {most} messages")
+        raise _too_many(most)
     _check_depth(body, "the body", MAX_DEPTH + 1)
     return [bytes(element) for element in elements]
+
+
+def _may_be_far_too_many(body: bytes, most: int) -> bool:
+    """Whether an array may have so many elements that making them all would cost more than a good batch does."""
+    commas = MANY_COMMAS * most
+    return most <= MAX_BOUNDED and len(body) > commas and body.count(b",") >= commas
+
+
+@functools.lru_cache(maxsize=4)
+def _at_most(most: int) -> Callable[[bytes], list[msgspec.Raw]]:
+    """A decoder of arrays that makes no more than `most` elements, and raises `TooLarge` for an array that has more.
+
+    To msgspec a list has no such bound, but a structure has: it is an array whose elements are its fields.
+    """
+    fields = [(f"_{place}", msgspec.Raw, None) for place in range(most)]
+    few = msgspec.defstruct("Few", fields, array_like=True, forbid_unknown_fields=True)
+    decode = msgspec.json.Decoder(few).decode
+
+    def elements(body: bytes) -> list[msgspec.Raw]:
+        try:
+            found = msgspec.structs.astuple(decode(body))
+        except msgspec.ValidationError:  # there is nothing else that such an array could violate
+            _element(body)  # if what follows is not JSON, that is what is wrong
+            raise _too_many(most) from None
+        return [element for element in found if element is not None]
+
+    return elements
+
+
+def _too_many(most: int) -> TooLarge:
+    return TooLarge(f"a batch has at most {most} messages")
 
 
 def _lines(body: bytes, most: int) -> list[bytes]:
@@ -119,7 +147,7 @@ def _lines(body: bytes, most: int) -> list[bytes]:
     number, last = 1, 0
     for match in _LINE.finditer(body):
         if len(payloads) == most:
-            raise TooLarge(f"a batch has at most {most} messages")
+            raise _too_many(most)
         number, last = number + body.count(b"\n", last, match.start()), match.start()
         payload = match[0].rstrip(b" \t\r")
         check_json(payload, f"line {number}")
@@ -163,23 +191,7 @@ def reason(text: bytes, error: Exception) -> str:
 
 
 def _check_depth(body: bytes, where: str, depth: int) -> None:
-    """Measures the depth of well-formed JSON by its brackets alone.
-
-    Taking out all innermost pairs takes out one level; a few rounds leave little of ordinary documents. What is left
-    is added up, one for each that opens, minus one for each that closes.
-    """
-    if body.count(b"[") + body.count(b"{") <= depth:
-        return
-    if b"\\" in body:
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Most strings shrink to a pair of quotes, which is quicker to take out than to split at. Where two strings with
-    # brackets in them stand side by side, this makes them one, and their brackets stay inside it.
-    quoted = body.translate(_AS_SQUARE, _NOT_BRACKETS_OR_QUOTES).replace(b'""', b"")
-    brackets = b"".join(quoted.split(b'"')[::2])
-    for _ in range(_ROUNDS):
-        brackets = brackets.replace(b"[]", b"")
-    steps = array("b", brackets.translate(_AS_STEPS))
-    if max(accumulate(steps), default=0) > depth - _ROUNDS:
+    if is_deeper(body, depth):
         raise BadBody(f"{where} is nested too deeply (at most {MAX_DEPTH} levels)")
 
 

@@ -11,7 +11,7 @@ import pytest
 from proxy.bridge import Bridge
 from proxy.credentials import Credentials
 from proxy.errors import AckTimeout, BatchFailed, BrokerAway, GatewayError, Overloaded, Stopping, TooLarge
-from proxy.gathering import MOST_TOGETHER, Consignment, Gathering, Order
+from proxy.gathering import MOST_BYTES_TOGETHER, MOST_TOGETHER, Consignment, Gathering, Order
 from proxy.messages import Ack, Message, Station
 from proxy.replies import GaveUp
 from proxy.waiters import GeventWaiter
@@ -132,6 +132,37 @@ def test_many_are_several_jobs(bridge: Bridge) -> None:
         gathering.add(ANN, ORDERS, order(str(number), told))
     wait_for(told, MOST_TOGETHER + 1)
     assert sorted(len(payloads) for _, _, payloads in broker.calls) == [1, MOST_TOGETHER]
+
+
+@pytest.mark.parametrize(
+    ("sixteenths", "jobs"),
+    [
+        ([8, 8, 1], ["ab", "c"]),
+        ([1, 16, 1, 1], ["a", "b", "cd"]),
+        ([40, 1, 40, 40], ["a", "b", "c", "d"]),
+        ([17], ["a"]),
+    ],
+)
+def test_large_ones_are_several_jobs(bridge: Bridge, sixteenths: list[int], jobs: list[str]) -> None:
+    """A job has no more bytes than go together, or is a single message; their order stays."""
+    broker, told = Broker(), list[tuple[str, Any]]()
+    gathering = Gathering(bridge, broker, 10.0, 1.0)
+    for text, size in zip("abcd", sixteenths, strict=False):
+        gathering.add(ANN, ORDERS, order(text, told, size * MOST_BYTES_TOGETHER // 16))
+    wait_for(told, len(sixteenths))
+    assert [b"".join(payloads).decode() for _, _, payloads in broker.calls] == jobs
+
+
+def test_large_ones_are_refused_one_by_one() -> None:
+    """Those that the bridge has room for are taken, although others of their turn are refused; none beyond that is."""
+    bridge, told = Bridge(nothing, nothing, waiter=GeventWaiter(), limit_bytes=2 * MOST_BYTES_TOGETHER), list[Any]()
+    bridge.start()
+    gathering = Gathering(bridge, Broker(lambda reply, messages: None), 10.0, 1.0)
+    for text in "abcd":
+        gathering.add(ANN, ORDERS, order(text, told, MOST_BYTES_TOGETHER))
+    refused = wait_for(told, 2)
+    bridge.stop(0)
+    assert [(text, type(result)) for text, result in refused] == [("c", Overloaded), ("d", Overloaded)]
 
 
 def test_each_is_told_its_own_result(bridge: Bridge) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -239,3 +240,48 @@ def test_the_worst_body_costs_little(what: str) -> None:
         with contextlib.suppress(BadBody, TooLarge):
             judge(WORST[what])
         assert time.thread_time() - started < 0.5
+
+
+def test_an_array_of_far_too_many_elements_makes_none_of_them() -> None:
+    """It is refused for less than what a good batch of that size takes."""
+    body = b"[" + b"1," * (4 * MIB - 1) + b"1]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match="at most 10000 messages"):
+            shaping.batch("application/json", body, 10_000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * MIB
+
+
+def test_a_bound_for_elements_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither which documents are taken, nor as what, nor what is told of those that are not."""
+    chance = random.Random(4)
+    documents = [_mutated(chance, f"[{_document(chance, 4)},{_document(chance, 4)}]".encode()) for _ in range(3000)]
+    answers = []
+    for commas in (0, 1000):
+        monkeypatch.setattr(shaping, "MANY_COMMAS", commas)
+        answers.append([_answer(body, 1 + index % 3) for index, body in enumerate(documents)])
+    assert answers[0] == answers[1]
+    assert {kind for kind, _ in answers[0]} == {list, BadBody, TooLarge}
+
+
+def _answer(body: bytes, most: int) -> tuple[type, object]:
+    try:
+        return list, shaping.batch("application/json", body, most)
+    except (BadBody, TooLarge) as error:
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize(
+    "body", [b"[1,2,3,4,5]", b"[1,2,3,4,5,]", b"[1,2,3,4,5", b'[1,2,3,4,"\\ud800"]', b"[1,2,3,4] 5"]
+)
+def test_a_limit_that_is_too_large_for_a_bound_gives_the_same_answers(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All elements are made then, and counted."""
+    monkeypatch.setattr(shaping, "MANY_COMMAS", 1)
+    bounded = [_answer(body, most) for most in (1, 3, 4)]
+    monkeypatch.setattr(shaping, "MAX_BOUNDED", 0)
+    assert [_answer(body, most) for most in (1, 3, 4)] == bounded
