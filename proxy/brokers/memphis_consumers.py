@@ -6,16 +6,13 @@ last consumer that is takes its position with it, and the next one would read ev
 
 from __future__ import annotations
 
-import asyncio
-
 from proxy.brokers import memphis_control as control
 from proxy.brokers.consumers import DEFAULT_GROUP, MAX_KNOWN_GROUPS, Group, internal
 from proxy.brokers.memphis_connection import MemphisConnection
-from proxy.brokers.memphis_stations import CONTROL_SECONDS, CONTROL_TRIES, RACE_SECONDS, RACE_TRIES
+from proxy.brokers.memphis_stations import create
 from proxy.brokers.partitions import stream_of
 from proxy.brokers.pulling import Source
 from proxy.config import Config
-from proxy.errors import BrokerRefused
 from proxy.messages import Station, Wanted
 
 Key = tuple[str, str, str]
@@ -43,24 +40,13 @@ class Consumers:
         """
         name = broker_group(wanted.group)
         body = control.consumer_creation(self._client, station, wanted.consumer, name, self._config)
-        answer = await self._creation(station, body)
+        answer = await create(self._connection, station, control.CONSUMER_CREATIONS, body)
         partitions = answer.partitions_update.partitions_list or [0]
         sources = (Source(stream_of(station, partition), internal(name)) for partition in partitions)
         if len(self._known) >= MAX_KNOWN_GROUPS:
             self._known.clear()
         group = self._known[_key(station, wanted)] = Group(tuple(sources), self._config.consume_ack_wait_seconds)
         return group
-
-    async def _creation(self, station: Station, body: dict[str, object]) -> control.ProducerAnswer:
-        for attempt in range(RACE_TRIES):
-            data = await self._connection.request(control.CONSUMER_CREATIONS, body, CONTROL_SECONDS, CONTROL_TRIES)
-            answer = control.read_producer_answer(data)
-            if not answer.error:
-                return answer
-            if not control.is_race(answer.error):
-                raise control.refusal(answer.error)
-            await asyncio.sleep(RACE_SECONDS * (attempt + 1))
-        raise BrokerRefused(f"the broker cannot make station {station.name} now: {answer.error}")
 
 
 def broker_group(group: str) -> str:

@@ -271,14 +271,7 @@ class Stations:
 
     async def _creation(self, station: Station) -> control.ProducerAnswer:
         body = control.producer_creation(self._client, station)
-        for attempt in range(RACE_TRIES):
-            answer = control.read_producer_answer(await self._request(control.PRODUCER_CREATIONS, body))
-            if not answer.error:
-                return answer
-            if not control.is_race(answer.error):
-                raise control.refusal(answer.error)
-            await asyncio.sleep(RACE_SECONDS * (attempt + 1))
-        raise BrokerRefused(f"the broker cannot make station {station.name} now: {answer.error}")
+        return await create(self._connection, station, control.PRODUCER_CREATIONS, body)
 
     async def _request(self, subject: str, body: dict[str, Any]) -> bytes:
         return await self._connection.request(subject, body, CONTROL_SECONDS, CONTROL_TRIES)
@@ -375,3 +368,20 @@ def _seen(task: asyncio.Task[Any]) -> None:
     """Takes note of how a task has ended: whoever waits for it is told by the task itself."""
     if not task.cancelled():
         task.exception()
+
+
+async def create(
+    connection: MemphisConnection, station: Station, subject: str, body: dict[str, Any]
+) -> control.ProducerAnswer:
+    """Registers a producer or a consumer; whoever makes its station at the same moment is waited for.
+
+    Raises what the broker's refusal means, and `BrokerRefused` or `BrokerAway` when it cannot be told now.
+    """
+    for attempt in range(RACE_TRIES):
+        answer = control.read_producer_answer(await connection.request(subject, body, CONTROL_SECONDS, CONTROL_TRIES))
+        if not answer.error:
+            return answer
+        if not control.is_race(answer.error):
+            raise control.refusal(answer.error)
+        await asyncio.sleep(RACE_SECONDS * (attempt + 1))
+    raise BrokerRefused(f"the broker cannot make station {station.name} now: {answer.error}")

@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from proxy.config import Config
 from proxy.messages import Station, station_named
-from proxy.producer import Producer
 from tests.brokers.consuming_tools import Reader, payloads
-from tests.brokers.kinds import KINDS, Broker
+from tests.brokers.kinds import Broker
+from tests.brokers.test_contract import Producers, broker, mortal, orders
 from tests.brokers.tools import facts, failure
 from tests.servers import eventually
 
-Producers = Callable[[Config], Producer]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A running broker of each kind; each test has a station of its own."""
-    broker = KINDS[request.param](tmp_path_factory.mktemp("broker"))
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture(params=KINDS)
-def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
-    """A broker that may be killed and stopped."""
-    broker = KINDS[request.param](tmp_path / "broker")
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
-def orders(request: pytest.FixtureRequest) -> Station:
-    """A station that nobody has used."""
-    return station_named("orders-" + "".join(c if c.isalnum() else "-" for c in request.node.name).strip("-"))
+__all__ = ["broker", "mortal", "orders"]  # fixtures
 
 
 @pytest.fixture
