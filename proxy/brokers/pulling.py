@@ -21,6 +21,8 @@ from proxy.messages import Delivered
 ACKS = "$JS.ACK."
 BACK = b"-NAK"
 ANSWER_SECONDS = 1.0  # within which a consumer says that it has nothing, or delivers the next message
+SILENT_SECONDS = 0.25  # after which one that says nothing is asked with a time, PROBE_SECONDS: that it has to answer
+PROBE_SECONDS = 0.1
 AGAIN_SECONDS = 0.25  # before a consumer is asked again that has ended a pull: for want of a leader, it may be
 LEAST_SECONDS = 0.005
 
@@ -219,15 +221,25 @@ class Fetch:
                 return
 
     async def _swept(self, source: Source) -> None:
+        """Waits for the end of a pull. A consumer with as many messages in hand as it may have says nothing to it."""
+        patience = SILENT_SECONDS
         while source in self._pulls and not self._done():
             count = self._count
             self._news.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), ANSWER_SECONDS)
+                await asyncio.wait_for(self._news.wait(), patience)
             except asyncio.TimeoutError:
-                if count == self._count:
+                if count == self._count and patience == ANSWER_SECONDS:
                     self.connection.check()
                     self.fail(Gone())
+                elif count == self._count:
+                    patience = ANSWER_SECONDS
+                    self._probe(self._pulls[source])
+
+    def _probe(self, pull: Pull) -> None:
+        """Replaces a pull by one whose end the broker tells in any case, unless the consumer is gone."""
+        pull.close()
+        self._pull(pull.source, Room(pull.left, self._bytes_left()), PROBE_SECONDS)
 
     def _pull_from_idle(self) -> None:
         """Shares what is still wanted among the sources, one message each at least."""

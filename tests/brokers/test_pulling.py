@@ -11,7 +11,7 @@ import pytest
 from proxy.config import Config
 from proxy.messages import station_named
 from proxy.producer import Producer
-from tests.brokers.consuming_tools import Reader
+from tests.brokers.consuming_tools import Reader, payloads
 from tests.brokers.tools import ROOT, USERS, Operator, facts, failure, settings
 from tests.servers import NatsServer, eventually
 
@@ -122,3 +122,20 @@ def test_what_came_too_late_goes_back(reader: Reader, operator: Operator) -> Non
             read += reader.read(1000, 0.01)
     assert sorted(set(read)) == sorted(sent)
     assert info(operator, reader)["num_ack_pending"] == 0
+
+
+def test_a_group_with_as_many_in_hand_as_it_may_has_nothing(reader: Reader, operator: Operator) -> None:
+    """Such a limit is that of a consumer that somebody else has made: no message is delivered until one is acked."""
+    config = {"durable_name": GROUP, "ack_policy": "explicit", "max_ack_pending": 1}
+    operator.api(
+        f"CONSUMER.DURABLE.CREATE.{reader.station.name}.{GROUP}", stream_name=reader.station.name, config=config
+    )
+    reader.send(b"1", b"2")
+    turn = reader.take()
+    assert payloads(turn) == [b"1"]
+    assert reader.read() == []
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(reader.read, 1, 20)
+        eventually(lambda: info(operator, reader)["num_waiting"] == 1)
+        turn.end(True, True)
+        assert waiting.result(10) == [b"2"]
