@@ -33,6 +33,7 @@ CHECK_SECONDS = 3.0
 CLOSE_SECONDS = 0.5
 DENIAL_GRACE_SECONDS = 0.26  # a quarter of a second at least: the loop's clock counts in milliseconds
 MAX_ACKED_SUBJECTS = 10_000
+_OF_DELIVERIES = "$JS.ACK."  # subjects of one delivery each, which are not worth remembering
 
 _DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
 _REPLY = re.compile(rb"([0-9a-f]{1,16})(?:\.\d+\.fail\.(\d{1,9})\.\d\.\$FI)?")  # token, number in a group
@@ -182,10 +183,7 @@ class Connection:
         self._waiting.pop(token, None)
 
     def check(self) -> None:
-        """Asks the server for a sign of life; one that gives none within 3 s ends the connection.
-
-        `proved_at` (the loop's time) tells when it last gave one.
-        """
+        """Asks the server for a sign of life; one that gives none within 3 s ends the connection."""
         if self.alive and self._checking is None:
             self._checking = self._loop.create_task(self._check())
 
@@ -259,7 +257,8 @@ class Connection:
             return
         self.reply_head = headers
         status = headers[_STATUS].decode("latin-1") if headers and headers[8:9] == b" " else None
-        if status is None and len(self._acked) < MAX_ACKED_SUBJECTS:
+        again = not waiting.subject.startswith(_OF_DELIVERIES)
+        if status is None and again and len(self._acked) < MAX_ACKED_SUBJECTS:
             self._acked.add(waiting.subject)
         item = int(match[2]) if match[2] and waiting.frames > 1 else waiting.item
         waiting.owner.answered(item, data, status)

@@ -101,6 +101,30 @@ def test_a_reply_to_a_mangled_subject_disturbs_nobody(server: NatsServer, tail: 
     run(work())
 
 
+def test_acks_of_deliveries_leave_no_doubt_about_denials(nats_server: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many were confirmed: what is denied on a subject without replies was certainly not stored."""
+    monkeypatch.setattr("proxy.brokers.connection.MAX_ACKED_SUBJECTS", 2)
+    root = "{ user: root, password: memphis, permissions: { publish: { deny: ['secrets'] } } }"
+    server = nats_server(f"authorization {{ users: [{root}] }}")
+
+    async def work() -> None:
+        async with connected(server.url) as connection, client(server) as consumer:
+            acked, denied = Listener(), Listener()
+            received = await consumer.subscribe("$JS.ACK.orders.group.>")
+            await flushed(consumer)
+            for token, subject in enumerate(f"$JS.ACK.orders.group.1.{n}.{n}.0.0" for n in range(4)):
+                frame = f"PUB {subject} {connection.reply_subject(token)} 0\r\n\r\n".encode()
+                connection.send(acked, token, token, subject, frame)
+                await (await received.next_msg(2)).respond(b"")
+            await eventually_on_loop(lambda: len(acked.told) == 4)
+            assert {status for _, _, status in acked.told} == {None}
+            connection.send(denied, 0, 9, "secrets", f"PUB secrets {connection.reply_subject(9)} 0\r\n\r\n".encode())
+            await eventually_on_loop(lambda: denied.told)
+            assert denied.told == [(0, "denied", False)]
+
+    run(work())
+
+
 # ---- the end -----------------------------------------------------------------------------------------------------
 
 
