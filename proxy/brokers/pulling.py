@@ -263,9 +263,9 @@ class Fetch:
         """Waits for news. The broker ends each pull when its time is over, which shows that it has listened."""
         self._news.clear()
         left = max(self._until - self._loop.time(), 0)
-        if len(self._pulls) < len(self._sources):
-            left = min(left, AGAIN_SECONDS)
-        elif not self.taken:
+        if len(self._pulls) < len(self._sources) and left > AGAIN_SECONDS:
+            left = AGAIN_SECONDS
+        elif self._pulls and not self.taken:
             left += ANSWER_SECONDS
         try:
             await asyncio.wait_for(self._news.wait(), left)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from proxy.brokers.pulling import Fetch, Room, Source
 from proxy.config import Config
 from proxy.messages import station_named
 from proxy.producer import Producer
 from tests.brokers.consuming_tools import Reader, payloads
-from tests.brokers.tools import ROOT, USERS, Operator, facts, failure, settings
+from tests.brokers.tools import ROOT, USERS, Operator, facts, failure, run, settings
 from tests.servers import NatsServer, eventually
 
 GROUP = "rest-gateway"
@@ -139,3 +141,46 @@ def test_a_group_with_as_many_in_hand_as_it_may_has_nothing(reader: Reader, oper
         eventually(lambda: info(operator, reader)["num_waiting"] == 1)
         turn.end(True, True)
         assert waiting.result(10) == [b"2"]
+
+
+class Unequal:
+    """A connection to a broker that has no messages in two partitions, and changes the leader of the first in mid-wait.
+
+    The end of the second one's wait comes when the time is over, and has been on its way for a moment.
+    """
+
+    def __init__(self) -> None:
+        self.delivered: list[Any] = []
+
+    def open_inbox(self, delivered: Any) -> tuple[int, str]:
+        """Notes the inbox."""
+        self.delivered.append(delivered)
+        return len(self.delivered), "inbox"
+
+    def close_inbox(self, sid: int) -> None:
+        """What is on its way is still delivered."""
+
+    def forget(self, token: int) -> None:
+        """No replies come."""
+
+    def check(self) -> None:
+        """It lives."""
+
+    def send(self, owner: Any, index: int, token: int, subject: str, frame: bytes) -> None:
+        """Answers the pull that the newest inbox is for."""
+        seconds, status = 0.0, b"404 No Messages"
+        if b"expires" in frame:
+            seconds, status = (0.1, b"409 Leadership Change") if "first" in subject else (0.4, b"408 Request Timeout")
+        head = b"NATS/1.0 " + status + b"\r\n\r\n"
+        asyncio.get_running_loop().call_later(seconds, self.delivered[-1], b"", b"", head)
+
+
+def test_a_wait_that_one_partition_ended_early_is_no_failure() -> None:
+    """That the other one's end is on its way is no sign of a broker that does not answer."""
+
+    async def work() -> None:
+        fetch = Fetch(Unequal(), [Source("first", "g"), Source("second", "g")], Room(5, 1000), 15.0)  # type: ignore[arg-type]
+        await fetch.run(asyncio.get_running_loop().time() + 0.3)
+        assert fetch.taken == []
+
+    run(work())
