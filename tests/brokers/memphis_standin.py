@@ -22,6 +22,7 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from tests.brokers.memphis_wire import to_client, with_nats_id
 from tests.brokers.tools import Operator, Stored
 from tests.servers import NatsServer
 
@@ -308,7 +309,7 @@ class Standin:
             outer.write(b"CONNECT " + json.dumps(sent).encode() + b"\r\n")
             pumps = [
                 asyncio.ensure_future(self._to_server(reader, outer, writer, user)),
-                asyncio.ensure_future(_to_client(inner, writer)),
+                asyncio.ensure_future(to_client(inner, writer)),
             ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -354,7 +355,7 @@ class Standin:
                     back.write(f"-ERR {RECORDED['violation']}\r\n".encode())
                     continue
             if words[0] == b"HPUB":
-                line, payload = _with_nats_id(words, payload)
+                line, payload = with_nats_id(words, payload)
                 if words[1].decode() in self.slow:
                     self._loop.call_later(SLOW_SECONDS, outer.write, line + payload)
                     continue
@@ -394,22 +395,3 @@ def _info(line: bytes) -> bytes:
     """What the broker announces: the recorded version."""
     info = {**json.loads(line.partition(b" ")[2]), "version": RECORDED["version"]}
     return b"INFO " + json.dumps(info).encode() + b"\r\n"
-
-
-def _with_nats_id(words: list[bytes], payload: bytes) -> tuple[bytes, bytes]:
-    """The broker knows an id by `msg-id`, nats-server by `Nats-Msg-Id`."""
-    size = int(words[-2])
-    head, rest = payload[:size], payload[size:]
-    head = re.sub(rb"\r\nNats-Msg-Id:", b"\r\nNot-Known-Here:", head)
-    head = re.sub(rb"\r\nmsg-id:", b"\r\nNats-Msg-Id:", head)
-    line = b" ".join([*words[:-2], b"%d" % len(head), b"%d" % (len(head) + len(rest) - 2)]) + b"\r\n"
-    return line, head + rest
-
-
-async def _to_client(inner: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while line := await inner.readline():
-        words = line.split()
-        if words[0] in (b"MSG", b"HMSG"):
-            line += await inner.readexactly(int(words[-1]) + 2)
-        writer.write(line)
-        await writer.drain()
