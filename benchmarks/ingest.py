@@ -96,7 +96,7 @@ def _acks(lines: BinaryIO) -> Iterator[bytes]:
             data = lines.read(int(line.split()[-1]) + 2)
             if b'"error"' in data:
                 raise RuntimeError(data.decode())
-            if b'"seq"' in data:
+            if b'"type":' not in data:
                 yield data
 
 
