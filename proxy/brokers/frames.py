@@ -6,7 +6,9 @@ Source: the NATS client protocol, `HPUB <subject> <reply> <header bytes> <total 
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from proxy.messages import Elements, Message, Pairs
 
@@ -15,6 +17,8 @@ Block = tuple[int, bytes]
 
 _FORBIDDEN = str.maketrans("", "", "\r\n\0")
 _BEGIN, _GO_ON, _COMMIT = 0, 1, 2  # what a message does for its batch; its end without a message is for `groups`
+_MARK_SIZE = 9  # the dot before an element's mark, and its digits
+_MOST_IN_FORM = 1000  # messages; a form has some 40 bytes for each, and many are kept
 
 
 def publish(subject: str, reply: str, block: Block) -> bytes:
@@ -34,6 +38,53 @@ def batch(subject: str, reply: str, messages: list[Block]) -> bytes:
         head, data = messages[n - 1]
         frames[n - 1] = form % (n, operation, head, len(data), data)
     return b"".join(frames)
+
+
+class Whole(NamedTuple):
+    """A batch whose elements are sent all together; made into frames without a look at each by the interpreter."""
+
+    messages: Elements
+    before: bytes
+    after: bytes
+
+    def largest(self) -> int:
+        """Bytes of the largest message with headers, or a few more."""
+        messages = self.messages
+        head = len(self.before) + len(str(len(messages))) + _MARK_SIZE + len(self.after)
+        return head + max(map(len, messages.payloads))
+
+    def frames(self, subject: str, reply: str) -> bytes:
+        """What `batch` makes of the `blocks` of these messages, in less than half the time."""
+        messages, before, after = self.messages, self.before, self.after
+        form, heads = _form(len(before) + _MARK_SIZE + len(after), len(messages))
+        parts: list[Any] = [f"HPUB {subject} {reply}".encode(), None, before, None, after, None] * len(messages)
+        parts[1::6] = map(operator.add, heads, map(len, messages.payloads))
+        parts[3::6] = messages.marks
+        parts[5::6] = messages.payloads
+        return form % tuple(parts)
+
+
+def whole(id_name: str, marks: Pairs, messages: Sequence[Message], count: int) -> Whole | None:
+    """So many of these messages as one piece; None if they are not all, or too many, or no elements of a batch."""
+    if not isinstance(messages, Elements) or count != len(messages) or count > _MOST_IN_FORM:
+        return None
+    before, after = around(id_name, messages.headers + marks)
+    return Whole(messages, before + messages.start.encode(), after)
+
+
+@functools.lru_cache(maxsize=64)
+def _form(head: int, count: int) -> tuple[bytes, list[int]]:
+    """How the frames of so many elements look, and the sizes of their header blocks, of `head` bytes and the place.
+
+    For each come the frame up to the number, all bytes, the id up to the place, the mark, what follows it, the payload.
+    """
+    heads = [head + len(str(place)) for place in range(count)]
+    operations = [_BEGIN, *[_GO_ON] * (count - 2), _COMMIT]
+    lines = [
+        b"%%b%d.%d.$FI %d %%d\r\n%%b%d.%%08x%%b%%b\r\n" % (place + 1, operation, size, place)
+        for place, (operation, size) in enumerate(zip(operations, heads, strict=True))
+    ]
+    return b"".join(lines), heads
 
 
 def blocks(id_name: str, marks: Pairs, messages: Sequence[Message], indexes: Iterable[int]) -> list[Block]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from itertools import chain
 from typing import NamedTuple
 
 from proxy.brokers import answers, frames
@@ -38,11 +37,18 @@ Member = tuple[Delivery, int]
 
 
 class Portion(NamedTuple):
-    """Messages of one delivery: which of them, and each as it is sent."""
+    """Messages of one delivery: which of them, and each as it is sent; or a whole batch, a group by itself."""
 
     delivery: Delivery
     indexes: list[int]
     blocks: list[frames.Block]
+    whole: frames.Whole | None = None
+
+    def frames(self, subject: str, reply: str) -> bytes:
+        """The frames of a batch of these messages."""
+        if self.whole is not None:
+            return self.whole.frames(subject, reply)
+        return frames.batch(subject, reply, self.blocks)
 
 
 class Batch(NamedTuple):
@@ -68,15 +74,16 @@ class Batch(NamedTuple):
 class Group:
     """The messages of one batch, in order, and what the stream says of them.
 
-    `waited_for` is how many deliveries still wait for something; without any, no answer is of interest.
+    `size` is how many they are. `waited_for` is how many deliveries still wait for something; without any, no answer is
+    of interest.
     """
 
-    __slots__ = ("_batch", "_heard", "_listed", "_portions", "_size", "waited_for")
+    __slots__ = ("_batch", "_heard", "_listed", "_portions", "size", "waited_for")
 
     def __init__(self, portions: list[Portion], batch: Batch) -> None:
         self._portions = portions
         self.waited_for = len(portions)
-        self._size = sum([len(portion.indexes) for portion in portions])
+        self.size = sum([len(portion.indexes) for portion in portions])
         self._batch = batch
         self._heard: set[int] = set()
         self._listed: list[Member] = []
@@ -96,7 +103,7 @@ class Group:
 
     def answered(self, n: int, data: bytes, status: str | None) -> None:
         """A reply to the `n`-th message."""
-        if not 0 < n <= self._size:
+        if not 0 < n <= self.size:
             return  # whoever listens to a station can answer on any subject below the inbox
         answer = answers.decode(data) if status is None else None
         if status is not None:
@@ -126,7 +133,7 @@ class Group:
             return
         self._heard.add(n)
         tell(*self._members[n - 1])
-        if len(self._heard) == self._size:
+        if len(self._heard) == self.size:
             self._batch.forget()
 
     def _on_error(self, n: int, error: answers.ApiError) -> None:
@@ -135,7 +142,7 @@ class Group:
                 self._batch.rest()
             self._hear(n, lambda delivery, index: delivery.not_stored(index))
             return
-        last = n == self._size and n not in self._heard
+        last = n == self.size and n not in self._heard
         self._hear(n, lambda delivery, index: delivery.on_error(index, error))
         if last:
             self._batch.close(self, n)
@@ -143,9 +150,9 @@ class Group:
     def _on_commit(self, count: int) -> None:
         """The batch has ended: the first `count` are stored, those after are not."""
         self._batch.forget()
-        if count >= self._size and not self._heard:
-            for delivery, indexes, _ in self._portions:
-                delivery.all_stored(indexes)
+        if count >= self.size and not self._heard:
+            for portion in self._portions:
+                portion.delivery.all_stored(portion.indexes)
             return
         for n, (delivery, index) in enumerate(self._members, 1):
             if n in self._heard:
@@ -202,14 +209,16 @@ class Gatherer:
     def _send_group(self, subject: str, portions: list[Portion]) -> None:
         """One batch, in one piece."""
         token = tokens.take(1)
-        reply = self._connection.reply_subject(token)
-        blocks = portions[0].blocks if len(portions) == 1 else list(chain.from_iterable(p.blocks for p in portions))
-        frame = frames.batch(subject, f"{reply}.{FLOW}.fail.", blocks)
+        reply = f"{self._connection.reply_subject(token)}.{FLOW}.fail."
+        if len(portions) == 1:
+            frame = portions[0].frames(subject, reply)
+        else:
+            frame = frames.batch(subject, reply, [block for portion in portions for block in portion.blocks])
         group = Group(portions, Batch(self, token, subject))
         for portion in portions:
             portion.delivery.on_end.append(group.left)
         self._forget_old_groups(token)
-        self._connection.send(group, 0, token, subject, frame, len(blocks))
+        self._connection.send(group, 0, token, subject, frame, group.size)
 
     def close(self, batch: Batch, group: Group, last: int) -> None:
         """Sends the end of a batch, which is no message."""

@@ -126,8 +126,8 @@ class MemphisSession(Session):
         station = delivery.station
         known = self._stations.found(station)
         partitions = known.partitions if known is not None else [1]
-        (_, fit, blocks), too_large = self._portion(delivery, indexes)
-        for index, block in zip(fit, blocks, strict=True):
+        portion, too_large = self._portion(delivery, indexes)
+        for index, block in zip(portion.indexes, portion.blocks, strict=True):
             subject = _subject(station, partition_of(station, delivery.messages[index], partitions))
             self._gatherer.send_alone(subject, Portion(delivery, [index], [block]))
         return too_large

@@ -18,7 +18,7 @@ from proxy.brokers.api import Api, hears
 from proxy.brokers.atomic import AtomicDelivery, cannot
 from proxy.brokers.consumers import MAX_KNOWN_GROUPS, Group, find_group, internal
 from proxy.brokers.demands import Demands
-from proxy.brokers.groups import BATCHES_SINCE, Gatherer, Portion
+from proxy.brokers.groups import BATCHES_SINCE, OWN_GROUP, Gatherer, Portion
 from proxy.brokers.kv import Bucket
 from proxy.brokers.listening import ListeningConnection
 from proxy.brokers.publishing import Delivery, tokens
@@ -148,12 +148,23 @@ class Session:
     def publish(self, delivery: Delivery, indexes: list[int], grouped: bool) -> list[int]:
         """Sends messages, if `grouped` together with others of this turn; returns those that are too large."""
         subject = self.subject(delivery.station)
+        grouped = grouped and self._gatherer.takes(subject)
+        if grouped and (whole := self._whole(delivery, indexes)) is not None:
+            self._gatherer.add(subject, Portion(delivery, indexes, [], whole))
+            return []
         portion, too_large = self._portion(delivery, indexes)
-        if grouped and portion.indexes and self._gatherer.takes(subject):
+        if grouped and portion.indexes:
             self._gatherer.add(subject, portion)
         else:
             self._gatherer.send_alone(subject, portion)
         return too_large
+
+    def _whole(self, delivery: Delivery, indexes: list[int]) -> frames.Whole | None:
+        """The messages as one piece, if they are a whole batch that is large enough, and none of it too large."""
+        if len(indexes) < OWN_GROUP:
+            return None
+        whole = frames.whole(self.id_name, self.marks, delivery.messages, len(indexes))
+        return whole if whole is not None and whole.largest() <= self.max_payload else None
 
     def _portion(self, delivery: Delivery, indexes: list[int]) -> tuple[Portion, list[int]]:
         """The messages as they are sent, and which of them are too large."""

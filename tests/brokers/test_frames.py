@@ -98,6 +98,27 @@ def test_the_elements_of_a_batch_are_sent_as_other_messages_are() -> None:
             assert (data[:size], data[size:]) == (head, message.payload)
 
 
+@pytest.mark.parametrize("count", [2, 10, 11, 101])
+def test_a_whole_batch_is_sent_as_its_elements_are(count: int) -> None:
+    """Made in one piece it has the bytes that its elements have one by one; nothing in them is taken for a format."""
+    payloads = [b"%d" * n for n in range(count)]
+    messages = elements("%namespace", "key%s", payloads, HEADERS, named=True)
+    marks = (("x-mark", "%s"),)
+    whole = frames.whole("Nats-Msg-Id", marks, messages, count)
+    blocks = frames.blocks("Nats-Msg-Id", marks, messages, range(count))
+    assert whole is not None
+    assert whole.frames("a%d", "r.7.500.fail.") == frames.batch("a%d", "r.7.500.fail.", blocks)
+    assert 0 <= whole.largest() - max(len(data) for _, data in blocks) < len(str(count))
+
+
+def test_only_a_whole_batch_goes_in_one_piece() -> None:
+    """Not a part of one, not messages of their own, and none of a size of which no form is kept."""
+    few, many = (elements("n", "k", [b"1"] * count, (), named=True) for count in (70, 1001))
+    assert frames.whole("Nats-Msg-Id", (), few, 69) is None
+    assert frames.whole("Nats-Msg-Id", (), list(few), 70) is None
+    assert frames.whole("Nats-Msg-Id", (), many, 1001) is None
+
+
 def test_messages_of_one_produce_may_have_different_headers() -> None:
     """Those of several senders that are sent together do."""
     messages = [Message(b"1", (("x-a", "1"),), "k1"), Message(b"2", (("x-b", "2"),), "k2")]
