@@ -170,5 +170,7 @@ def _head_size(headers: Pairs) -> int:
 
 def failure_of(results: Results) -> BatchFailed | None:
     """What a batch's results come to, None where all are acks."""
+    if set(map(type, results)) <= {Ack}:
+        return None
     failed = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
     return BatchFailed(len(results), failed) if failed else None
