@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ ALONE = {
     "soak": "single-64 and single-1, for minutes each; the memory must not grow",
 }
 _RESULTS = Path(__file__).parent / "results"
+_PEER_NAME = re.compile(r"[A-Za-z_][\w-]*")
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _chosen(text: str, names: Iterable[str], kind: str) -> list[str]:
 
 def _peer(text: str) -> tuple[str, str]:
     name, equals, where = text.partition("=")
-    if not (name.isidentifier() and equals and where) or name in VARIANTS:
+    if not (_PEER_NAME.fullmatch(name) and equals and where) or name in VARIANTS:
         raise ValueError(f"--peer must be NAME=URL or NAME='command with {{port}} and {{nats}}', not {text!r}")
     return name, where
 
