@@ -19,6 +19,7 @@ from typing import NamedTuple
 from proxy.brokers import answers, frames
 from proxy.brokers.connection import Connection
 from proxy.brokers.publishing import Delivery, tokens
+from proxy.brokers.windows import Window
 
 BATCHES_SINCE = (2, 14)
 ALONE_SECONDS = 30.0
@@ -66,9 +67,13 @@ class Batch(NamedTuple):
         """The stream takes no batches now."""
         self.gatherer.rest(self.subject)
 
+    def acked(self) -> None:
+        """The stream has stored it."""
+        self.gatherer.acked(self)
+
     def forget(self) -> None:
         """Nothing more can be learnt."""
-        self.gatherer.forget(self.token)
+        self.gatherer.forget(self)
 
 
 class Group:
@@ -126,6 +131,12 @@ class Group:
         """The connection ended."""
         for delivery, index in self._members:
             delivery.lost(index)
+        self._batch.forget()
+
+    def unsent(self) -> None:
+        """The connection ended before anything of this was sent."""
+        for delivery, index in self._members:
+            delivery.not_stored(index)
 
     def _hear(self, n: int, tell: Callable[[Delivery, int], None]) -> None:
         """What became of the `n`-th message; only the first word counts."""
@@ -149,6 +160,7 @@ class Group:
 
     def _on_commit(self, count: int) -> None:
         """The batch has ended: the first `count` are stored, those after are not."""
+        self._batch.acked()
         self._batch.forget()
         if count >= self.size and not self._heard:
             for portion in self._portions:
@@ -163,15 +175,27 @@ class Group:
                 delivery.not_stored(index)
 
 
+class Departure(NamedTuple):
+    """A group that may be sent, and its frames."""
+
+    group: Group
+    batch: Batch
+    frame: bytes
+
+
 class Gatherer:
-    """Collects the messages of one turn of the loop, and sends those for the same subject as one batch."""
+    """Collects the messages of one turn of the loop, and sends those for the same subject as one batch.
+
+    Each subject has a window, so that its stream has always something to store, and never more than it needs for that.
+    """
 
     def __init__(self, connection: Connection, seconds: float) -> None:
         self._connection = connection
         self._seconds = seconds  # how long a group is waited for
         self._loop = asyncio.get_running_loop()
         self._gathered: dict[str, list[Portion]] = {}
-        self._groups: deque[tuple[float, int]] = deque()
+        self._groups: deque[tuple[float, Batch]] = deque()
+        self._windows: dict[str, Window[Departure]] = {}
         self._alone: dict[str, float] = {}
 
     def add(self, subject: str, portion: Portion) -> None:
@@ -214,11 +238,34 @@ class Gatherer:
             frame = portions[0].frames(subject, reply)
         else:
             frame = frames.batch(subject, reply, [block for portion in portions for block in portion.blocks])
-        group = Group(portions, Batch(self, token, subject))
+        batch = Batch(self, token, subject)
+        group = Group(portions, batch)
         for portion in portions:
             portion.delivery.on_end.append(group.left)
-        self._forget_old_groups(token)
-        self._connection.send(group, 0, token, subject, frame, group.size)
+        self._forget_old_groups(batch)
+        window = self._window(subject)
+        window.hold(token, group.size, Departure(group, batch, frame))
+        self._release(window)
+
+    def _window(self, subject: str) -> Window[Departure]:
+        window = self._windows.get(subject)
+        if window is None:
+            if len(self._windows) >= MAX_KNOWN_SUBJECTS:
+                self._windows = {subject: window for subject, window in self._windows.items() if window.busy}
+            window = self._windows[subject] = Window()
+        return window
+
+    def _release(self, window: Window[Departure]) -> None:
+        """Sends the groups that have room."""
+        now = self._loop.time()
+        for group, batch, frame in window.ready(now):
+            if not group.waited_for:
+                window.ended(batch.token)  # nobody would hear of it
+            elif self._connection.alive:
+                self._connection.send(group, 0, batch.token, batch.subject, frame, group.size)
+            else:
+                window.ended(batch.token)
+                group.unsent()
 
     def close(self, batch: Batch, group: Group, last: int) -> None:
         """Sends the end of a batch, which is no message."""
@@ -226,11 +273,21 @@ class Gatherer:
         end = frames.request(subject, f"{reply}.{FLOW}.fail.{last}.{CLOSE}.$FI", b"")
         self._connection.send(group, last, batch.token, subject, end)
         if not group.waited_for:
-            self.forget(batch.token)
+            self.forget(batch)
 
-    def forget(self, token: int) -> None:
+    def acked(self, batch: Batch) -> None:
+        """A batch is stored, which tells how many may be under way."""
+        window = self._windows.get(batch.subject)
+        if window is not None:
+            window.acked(batch.token, self._loop.time())
+
+    def forget(self, batch: Batch) -> None:
         """Waits for nothing more of that batch."""
-        self._connection.forget(token)
+        self._connection.forget(batch.token)
+        window = self._windows.get(batch.subject)
+        if window is not None and window.ended(batch.token):
+            self._release(window)
+            self._connection.flush()  # now: the stream may have nothing to do
 
     def rest(self, subject: str) -> None:
         """This stream takes no batches now; asked again after a while."""
@@ -238,11 +295,11 @@ class Gatherer:
             self._alone.clear()
         self._alone[subject] = self._loop.time() + ALONE_SECONDS
 
-    def _forget_old_groups(self, new: int) -> None:
+    def _forget_old_groups(self, new: Batch) -> None:
         """A group that never got its last answer is waited for no longer than its messages were."""
         now = self._loop.time()
         while self._groups and self._groups[0][0] < now:
-            self._connection.forget(self._groups.popleft()[1])
+            self.forget(self._groups.popleft()[1])
         self._groups.append((now + self._seconds, new))
 
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from proxy.errors import GatewayError
+
 INFO = b'INFO {"server_id":"FAKE","version":"2.15.1","headers":true,"max_payload":1048576,"jetstream":true}\r\n'
 
 Answer = Callable[["FakeNats", "Published"], bytes]
@@ -151,3 +153,34 @@ def message_id(published: Published) -> str:
     """The de-duplication id that the message has."""
     found = re.search(rb"Nats-Msg-Id:\s*(\S+)", published.content)
     return found[1].decode() if found else ""
+
+
+class Recorder:
+    """A delivery that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def stored(self, index: int) -> None:
+        """Stored as one of a group."""
+        self.told.append(("stored", index))
+
+    def all_stored(self, indexes: list[int]) -> None:
+        """The same of several."""
+        self.told += [("stored", index) for index in indexes]
+
+    def not_stored(self, index: int) -> None:
+        """To be sent again."""
+        self.told.append(("again", index))
+
+    def on_error(self, index: int, error: GatewayError) -> None:
+        """Refused."""
+        self.told.append(("refused", index))
+
+    def answered(self, index: int, data: bytes, status: str | None) -> None:
+        """Answered like a message of its own."""
+        self.told.append((status or "answered", index))
+
+    def lost(self, index: int) -> None:
+        """The connection ended."""
+        self.told.append(("lost", index))

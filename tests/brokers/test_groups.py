@@ -11,9 +11,10 @@ import pytest
 from proxy.brokers.groups import OWN_GROUP, TOO_MANY_BATCHES, Batch, Group, Portion, _groups
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.session import Session
-from proxy.errors import BatchFailed, GatewayError
+from proxy.errors import BatchFailed
 from proxy.messages import station_named
 from proxy.producer import Producer
+from tests.brokers.fakes import Recorder
 from tests.brokers.tools import ROOT, USERS, Operator, outcomes, settings
 from tests.servers import NatsServer, eventually
 
@@ -168,37 +169,6 @@ def test_nothing_is_kept_of_what_was_sent_alone_and_then_in_a_group(server: Nats
         producer.stop(1)
 
 
-class Recorder:
-    """A delivery that writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
-
-    def stored(self, index: int) -> None:
-        """Stored as one of a group."""
-        self.told.append(("stored", index))
-
-    def all_stored(self, indexes: list[int]) -> None:
-        """The same of several."""
-        self.told += [("stored", index) for index in indexes]
-
-    def not_stored(self, index: int) -> None:
-        """To be sent again."""
-        self.told.append(("again", index))
-
-    def on_error(self, index: int, error: GatewayError) -> None:
-        """Refused."""
-        self.told.append(("refused", index))
-
-    def answered(self, index: int, data: bytes, status: str | None) -> None:
-        """Answered like a message of its own."""
-        self.told.append((status or "answered", index))
-
-    def lost(self, index: int) -> None:
-        """The connection ended."""
-        self.told.append(("lost", index))
-
-
 class Asked:
     """A batch that writes down what it is asked for."""
 
@@ -212,6 +182,9 @@ class Asked:
     def rest(self) -> None:
         """No batches for a while."""
         self.calls.append("no batches")
+
+    def acked(self) -> None:
+        """Stored."""
 
     def forget(self) -> None:
         """Nothing more to learn."""

@@ -1,0 +1,135 @@
+"""Groups that wait until the stream has room for them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+from proxy.brokers.connection import Connection
+from proxy.brokers.groups import Gatherer, Group, Portion
+from proxy.brokers.publishing import Delivery
+from proxy.brokers.windows import LEAST_MESSAGES
+from proxy.config import Config
+from proxy.messages import station_named
+from proxy.producer import Producer
+from tests.brokers.fakes import Recorder
+from tests.brokers.tools import ROOT, USERS, Operator, settings
+from tests.servers import NatsServer
+
+ORDERS = station_named("orders")
+
+
+class Wire:
+    """A connection that keeps what it is given to send."""
+
+    server_version = (2, 14)
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.sent: list[Group] = []
+
+    def reply_subject(self, token: int) -> str:
+        """Where answers go."""
+        return f"r.{token}"
+
+    def send(self, owner: Group, *rest: object) -> None:
+        """To be sent."""
+        self.sent.append(owner)
+
+    def forget(self, token: int) -> None:
+        """No answer is of interest."""
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+class Recipient(Recorder):
+    """A delivery as its groups see it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_end: list[Callable[[], None]] = []
+
+
+FULL = LEAST_MESSAGES
+COMMIT = b'{"stream":"s","seq":5,"batch":"b","count":%d}' % FULL
+
+
+async def sent_in_a_turn(wire: Wire, recipients: list[Recipient]) -> None:
+    """Has each send as many messages as fill a window, through one gatherer."""
+    gatherer = Gatherer(cast(Connection, wire), 5.0)
+    for recipient in recipients:
+        portion = Portion(cast(Delivery, recipient), list(range(FULL)), [(0, b"")] * FULL)
+        gatherer.add("s.final", portion)
+    await asyncio.sleep(0)
+
+
+def test_groups_that_have_no_room_are_sent_when_others_are_stored() -> None:
+    """Two are under way, the others wait in their order; an ack makes room for the next."""
+    wire, recipients = Wire(), [Recipient() for _ in range(4)]
+    asyncio.run(sent_in_a_turn(wire, recipients))
+    assert len(wire.sent) == 2
+    wire.sent[0].answered(FULL, COMMIT, None)
+    assert len(wire.sent) == 3
+    wire.sent[2].answered(FULL, COMMIT, None)
+    assert len(wire.sent) == 4
+    assert [recipient.told[:1] for recipient in recipients] == [[("stored", 0)], [], [("stored", 0)], []]
+
+
+def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
+    """Its sender has been told that it may be stored, and may have repeated it."""
+    wire, recipients = Wire(), [Recipient() for _ in range(4)]
+    asyncio.run(sent_in_a_turn(wire, recipients))
+    for function in recipients[2].on_end:
+        function()
+    wire.sent[0].answered(FULL, COMMIT, None)
+    wire.sent[2].answered(FULL, COMMIT, None)
+    assert (recipients[2].told, recipients[3].told[:1]) == ([], [("stored", 0)])
+
+
+def test_a_connection_that_ends_has_not_stored_what_waits() -> None:
+    """What is under way may be stored; what was not sent is not."""
+    wire, recipients = Wire(), [Recipient() for _ in range(4)]
+    asyncio.run(sent_in_a_turn(wire, recipients))
+    wire.alive = False
+    for group in wire.sent:
+        group.lost(0)
+    assert [recipient.told[0] for recipient in recipients] == [("lost", 0)] * 2 + [("again", 0)] * 2
+    assert [len(recipient.told) for recipient in recipients] == [FULL] * 4
+
+
+def test_groups_of_different_stations_do_not_wait_for_each_other() -> None:
+    """Each stream has work of its own."""
+
+    async def sent(wire: Wire) -> None:
+        gatherer = Gatherer(cast(Connection, wire), 5.0)
+        for place in range(6):
+            portion = Portion(cast(Delivery, Recipient()), list(range(FULL)), [(0, b"")] * FULL)
+            gatherer.add(f"s{place // 3}.final", portion)
+        await asyncio.sleep(0)
+
+    wire = Wire()
+    asyncio.run(sent(wire))
+    assert len(wire.sent) == 4
+
+
+def test_many_large_batches_at_once_are_stored_once_each(
+    nats_server: Callable[..., NatsServer], producer: Callable[[Config], Producer]
+) -> None:
+    """More than are let under way together: each is whole, in its order, and none is stored twice."""
+    server = nats_server(users=USERS)
+    started = producer(settings(server.url))
+    operator = Operator(server)
+    operator.add("orders", allow_batched=True)
+    batches = [[b"%d.%d" % (batch, n) for n in range(300)] for batch in range(12)]
+    store = functools.partial(started.batch, ROOT, ORDERS, headers=(), manner="together")
+    with ThreadPoolExecutor(12) as pool:
+        acks = pool.map(lambda payloads: store(payloads=payloads), batches)
+        assert [len(of_a_batch) for of_a_batch in acks] == [300] * 12
+    stored = operator.payloads("orders")
+    assert len(stored) == 12 * 300
+    for number, payloads in enumerate(batches):
+        assert [payload for payload in stored if payload.startswith(b"%d." % number)] == payloads
