@@ -133,10 +133,15 @@ class Group:
             delivery.lost(index)
         self._batch.forget()
 
-    def unsent(self) -> None:
-        """The connection ended before anything of this was sent."""
+    def repeated(self, since: float) -> bool:
+        """Whether a delivery has sent messages again, alone, after that time."""
+        return any(portion.delivery.repeated_at > since for portion in self._portions)
+
+    def unsent(self, since: float) -> None:
+        """Nothing of this was sent. Deliveries that have sent messages again since then see to theirs themselves."""
         for delivery, index in self._members:
-            delivery.not_stored(index)
+            if delivery.repeated_at <= since:
+                delivery.not_stored(index)
 
     def _hear(self, n: int, tell: Callable[[Delivery, int], None]) -> None:
         """What became of the `n`-th message; only the first word counts."""
@@ -176,11 +181,12 @@ class Group:
 
 
 class Departure(NamedTuple):
-    """A group that may be sent, and its frames."""
+    """A group that may be sent, its frames, and since when it waits."""
 
     group: Group
     batch: Batch
     frame: bytes
+    since: float
 
 
 class Gatherer:
@@ -244,7 +250,7 @@ class Gatherer:
             portion.delivery.on_end.append(group.left)
         self._forget_old_groups(batch)
         window = self._window(subject)
-        window.hold(token, group.size, Departure(group, batch, frame))
+        window.hold(token, group.size, Departure(group, batch, frame, self._loop.time()))
         self._release(window)
 
     def _window(self, subject: str) -> Window[Departure]:
@@ -256,16 +262,20 @@ class Gatherer:
         return window
 
     def _release(self, window: Window[Departure]) -> None:
-        """Sends the groups that have room."""
+        """Sends the groups that have room.
+
+        Not those of which a part was sent again meanwhile: a repeat must not come before what it repeats, or the stream
+        might have forgotten its id.
+        """
         now = self._loop.time()
-        for group, batch, frame in window.ready(now):
+        for group, batch, frame, since in window.ready(now):
             if not group.waited_for:
                 window.ended(batch.token)  # nobody would hear of it
-            elif self._connection.alive:
+            elif self._connection.alive and not group.repeated(since):
                 self._connection.send(group, 0, batch.token, batch.subject, frame, group.size)
             else:
                 window.ended(batch.token)
-                group.unsent()
+                group.unsent(since)
 
     def close(self, batch: Batch, group: Group, last: int) -> None:
         """Sends the end of a batch, which is no message."""

@@ -15,15 +15,7 @@ from typing import Any
 
 from proxy.brokers import Reply, Session, answers
 from proxy.brokers.connection import NO_RESPONDERS
-from proxy.errors import (
-    AckTimeout,
-    BrokerAway,
-    BrokerRefused,
-    Forbidden,
-    GatewayError,
-    KeyReused,
-    TooLarge,
-)
+from proxy.errors import AckTimeout, BrokerAway, BrokerRefused, Forbidden, GatewayError, KeyReused, TooLarge
 from proxy.messages import Ack, Message, Station
 
 ATTEMPT_SECONDS = 1.0
@@ -60,6 +52,7 @@ class Delivery:
     loop's time); if it hears parts, it is told lists of (index, result) before that, as messages are settled that
     others would have to wait for. When `grouped`, they may be sent in a group with others, and their sequences are not
     told. `token` is the number of the first one's reply subject. `on_end` is called, each once, when all are settled.
+    `repeated_at` is the loop's time at which something was last sent again.
     """
 
     __slots__ = (
@@ -85,6 +78,7 @@ class Delivery:
         "grouped",
         "messages",
         "on_end",
+        "repeated_at",
         "session",
         "station",
         "token",
@@ -112,7 +106,7 @@ class Delivery:
         self._again: set[int] = set()
         self._unanswered: set[int] = set()
         self._repeated: set[int] = set()
-        self._first_sent = self._looked = 0.0
+        self._first_sent = self._looked = self.repeated_at = 0.0
         self.alone = self._looking = self._finding = self._repeating = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._why: GatewayError | None = None
@@ -159,7 +153,9 @@ class Delivery:
         if doubtful and not self._may_repeat():
             ready -= doubtful
             self._again = doubtful
-        self._repeated |= ready
+        if ready:
+            self._repeated |= ready
+            self.repeated_at = self._loop.time()
         self._send(sorted(ready), grouped and not doubtful)
 
     def _repeat_soon(self) -> None:

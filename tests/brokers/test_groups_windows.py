@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
+import pytest
+
 from proxy.brokers.connection import Connection
 from proxy.brokers.groups import Gatherer, Group, Portion
 from proxy.brokers.publishing import Delivery
@@ -15,7 +17,7 @@ from proxy.brokers.windows import LEAST_MESSAGES
 from proxy.config import Config
 from proxy.messages import station_named
 from proxy.producer import Producer
-from tests.brokers.fakes import Recorder
+from tests.brokers.fakes import FakeNats, Published, Recorder, reply, station
 from tests.brokers.tools import ROOT, USERS, Operator, settings
 from tests.servers import NatsServer
 
@@ -52,6 +54,7 @@ class Recipient(Recorder):
     def __init__(self) -> None:
         super().__init__()
         self.on_end: list[Callable[[], None]] = []
+        self.repeated_at = 0.0
 
 
 FULL = LEAST_MESSAGES
@@ -90,6 +93,24 @@ def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
     assert (recipients[2].told, recipients[3].told[:1]) == ([], [("stored", 0)])
 
 
+def test_what_was_repeated_while_it_waited_is_not_sent_after_its_repeat() -> None:
+    """The stream could have forgotten its id by then; what shares its group and was not repeated is sent alone."""
+    wire, recipients = Wire(), [Recipient() for _ in range(5)]
+
+    async def send() -> None:
+        gatherer = Gatherer(cast(Connection, wire), 5.0)
+        for recipient, size in zip(recipients, (FULL, FULL, 2, 2, FULL), strict=True):
+            gatherer.add("s.final", Portion(cast(Delivery, recipient), list(range(size)), [(0, b"")] * size))
+        await asyncio.sleep(0)
+        recipients[2].repeated_at = recipients[4].repeated_at = asyncio.get_running_loop().time() + 1
+        for group in wire.sent[:2]:
+            group.answered(FULL, COMMIT, None)
+
+    asyncio.run(send())
+    assert len(wire.sent) == 2
+    assert [recipient.told for recipient in recipients[2:]] == [[], [("again", 0), ("again", 1)], []]
+
+
 def test_a_connection_that_ends_has_not_stored_what_waits() -> None:
     """What is under way may be stored; what was not sent is not."""
     wire, recipients = Wire(), [Recipient() for _ in range(4)]
@@ -99,6 +120,25 @@ def test_a_connection_that_ends_has_not_stored_what_waits() -> None:
         group.lost(0)
     assert [recipient.told[0] for recipient in recipients] == [("lost", 0)] * 2 + [("again", 0)] * 2
     assert [len(recipient.told) for recipient in recipients] == [FULL] * 4
+
+
+@pytest.mark.slow
+def test_what_waited_behind_batches_without_an_answer_is_sent_once(producer: Callable[[Config], Producer]) -> None:
+    """All are repeated alone after a while, those that waited too, which are not sent as a group besides."""
+
+    def answer(server: FakeNats, message: Published) -> bytes:
+        return b"" if ".fail." in message.reply else reply(message, b'{"stream":"orders","seq":1}')
+
+    server = FakeNats(station(answer))
+    try:
+        started = producer(settings(server.url, ALLOW_OPEN_BROKER="true"))
+        store = functools.partial(started.batch, ROOT, ORDERS, [b"x"] * FULL, (), manner="together")
+        with ThreadPoolExecutor(4) as pool:
+            acks = [pool.submit(store) for _ in range(4)]
+            assert [len(of_a_batch.result()) for of_a_batch in acks] == [FULL] * 4
+    finally:
+        server.close()
+    assert len([message for message in server.published if ".fail." in message.reply]) == 2 * FULL
 
 
 def test_groups_of_different_stations_do_not_wait_for_each_other() -> None:
