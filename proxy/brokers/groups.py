@@ -71,6 +71,10 @@ class Batch(NamedTuple):
         """The stream has stored it."""
         self.gatherer.acked(self)
 
+    def denied(self) -> None:
+        """The user may not send it."""
+        self.gatherer.denied(self)
+
     def forget(self) -> None:
         """Nothing more can be learnt."""
         self.gatherer.forget(self)
@@ -123,7 +127,8 @@ class Group:
             self._hear(n, lambda delivery, index: delivery.answered(index, data, status))
 
     def denied(self, n: int, maybe_stored: bool) -> None:
-        """The user may not publish here: nobody of the group may."""
+        """The user may not publish here: nobody of the group may, nor of those that wait behind it."""
+        self._batch.denied()
         for delivery, index in self._members:
             delivery.denied(index, maybe_stored)
 
@@ -290,6 +295,13 @@ class Gatherer:
         window = self._windows.get(batch.subject)
         if window is not None:
             window.acked(batch.token, self._loop.time())
+
+    def denied(self, batch: Batch) -> None:
+        """Tells those that wait to be sent to the same subject; each would be told by the broker otherwise, in turn."""
+        window = self._windows.get(batch.subject)
+        for departure in window.given_up() if window is not None else ():
+            departure.group.denied(0, False)
+        self.forget(batch)
 
     def forget(self, batch: Batch) -> None:
         """Waits for nothing more of that batch."""

@@ -84,6 +84,12 @@ class Window(Generic[T]):
             self._size += size
             yield item
 
+    def given_up(self) -> list[T]:
+        """What waits; it does no longer."""
+        held = [item for _, _, item in self._held]
+        self._held.clear()
+        return held
+
     def acked(self, token: int, now: float) -> None:
         """The stream has stored what has that number, which tells how fast it is."""
         sent = self._sent.get(token)

@@ -181,6 +181,10 @@ class Recorder:
         """Answered like a message of its own."""
         self.told.append((status or "answered", index))
 
+    def denied(self, index: int, maybe_stored: bool) -> None:
+        """Not for this user."""
+        self.told.append(("maybe denied" if maybe_stored else "denied", index))
+
     def lost(self, index: int) -> None:
         """The connection ended."""
         self.told.append(("lost", index))

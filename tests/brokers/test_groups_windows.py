@@ -82,6 +82,26 @@ def test_groups_that_have_no_room_are_sent_when_others_are_stored() -> None:
     assert [recipient.told[:1] for recipient in recipients] == [[("stored", 0)], [], [("stored", 0)], []]
 
 
+def test_a_denial_is_told_to_those_that_wait() -> None:
+    """What was sent may be stored, if so is said; what waits is not, and is not sent to hear the same. Room is made."""
+    wire, recipients = Wire(), [Recipient() for _ in range(5)]
+
+    async def send() -> None:
+        gatherer = Gatherer(cast(Connection, wire), 5.0)
+        for number, recipient in enumerate(recipients):
+            if number == 4:
+                await asyncio.sleep(0)
+                wire.sent[0].denied(0, True)
+            gatherer.add("s.final", Portion(cast(Delivery, recipient), list(range(FULL)), [(0, b"")] * FULL))
+        await asyncio.sleep(0)
+
+    asyncio.run(send())
+    assert len(wire.sent) == 3
+    told = [recipient.told[:1] for recipient in recipients]
+    assert told == [[("maybe denied", 0)], [], [("denied", 0)], [("denied", 0)], []]
+    assert [len(recipient.told) for recipient in recipients] == [FULL, 0, FULL, FULL, 0]
+
+
 def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
     """Its sender has been told that it may be stored, and may have repeated it."""
     wire, recipients = Wire(), [Recipient() for _ in range(4)]
