@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
-LEAST_MESSAGES = 500  # enough where a round trip takes next to nothing; see docs/decisions/0040
+LEAST_MESSAGES = 500  # enough where a round trip takes next to nothing; see docs/decisions/0041
 LEAST_GROUPS = 2  # however large: one that is stored, one that comes next
 GAIN = 2
 RATE_SECONDS, TRIP_SECONDS = 1.0, 10.0  # how long a high rate, and a short trip, are remembered at least
@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 
 class Recent:
-    """The least or the most, as `pick` says, of what came in the last one or two periods of so many seconds."""
+    """The least or the most, as `pick` says, of what came in the last one or two periods of so many seconds.
+
+    A period without anything does not count: after it, what was known before holds for one more.
+    """
 
     def __init__(self, pick: Callable[[float, float], float], start: float, seconds: float) -> None:
         self._pick, self._start, self._seconds = pick, start, seconds
