@@ -166,6 +166,8 @@ def test_bodies_have_the_size_that_the_case_says(body: bytes) -> None:
         (["--cases", "nothing"], "no case is named 'nothing'"),
         (["--variants", "fast"], "no variant is named 'fast'"),
         (["--peer", "x"], "--peer must be NAME=URL"),
+        (["--peer", "a b=./a"], "--peer must be NAME=URL"),
+        (["--peer", "llhttp-1w=./a"], "--peer must be NAME=URL"),
         (["--rounds", "0"], "--rounds must be 1 or more"),
     ],
 )
@@ -175,6 +177,13 @@ def test_a_wrong_option_is_refused(arguments: list[str], told: str, capsys: pyte
         options.parse(arguments)
     assert ended.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_peer_has_a_name_as_variants_have() -> None:
+    """With hyphens, and a command that may have an equals sign too."""
+    assert options.parse(["--peer", "go-ids=./peer -a=b {port} {nats}"]).peers == [
+        ("go-ids", "./peer -a=b {port} {nats}")
+    ]
 
 
 def test_own_time_goes_to_the_last_frame_of_a_stack() -> None:

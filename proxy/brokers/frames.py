@@ -65,8 +65,8 @@ class Whole(NamedTuple):
 
 
 def whole(id_name: str, marks: Pairs, messages: Sequence[Message], count: int) -> Whole | None:
-    """So many of these messages as one piece; None if they are not all, or too many, or no elements of a batch."""
-    if not isinstance(messages, Elements) or count != len(messages) or count > _MOST_IN_FORM:
+    """So many of these messages as one piece; None if they are not all, one, or too many, or no elements of a batch."""
+    if not isinstance(messages, Elements) or count != len(messages) or not 1 < count <= _MOST_IN_FORM:
         return None
     before, after = around(id_name, messages.headers + marks)
     return Whole(messages, before + messages.start.encode(), after)

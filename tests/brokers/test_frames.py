@@ -113,7 +113,8 @@ def test_a_whole_batch_is_sent_as_its_elements_are(count: int) -> None:
 
 def test_only_a_whole_batch_goes_in_one_piece() -> None:
     """Not a part of one, not messages of their own, and none of a size of which no form is kept."""
-    few, many = (elements("n", "k", [b"1"] * count, (), named=True) for count in (70, 1001))
+    one, few, many = (elements("n", "k", [b"1"] * count, (), named=True) for count in (1, 70, 1001))
+    assert frames.whole("Nats-Msg-Id", (), one, 1) is None
     assert frames.whole("Nats-Msg-Id", (), few, 69) is None
     assert frames.whole("Nats-Msg-Id", (), list(few), 70) is None
     assert frames.whole("Nats-Msg-Id", (), many, 1001) is None
