@@ -17,7 +17,10 @@ class ApiError(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """An ack (`stream`, `seq`), an ack of a batch (`batch`, `count` too), an error, or news of a batch (`type`)."""
+    """An ack (`stream`, `seq`), an ack of a batch (`batch`, `count` too), an error, or news of a batch (`type`).
+
+    A gap in a batch (`gap`): message `seq` came where `last_seq` was expected.
+    """
 
     stream: str = ""
     seq: int = 0
@@ -25,6 +28,7 @@ class Answer(msgspec.Struct):
     batch: str = ""
     count: int = 0
     type: str = ""
+    last_seq: int = 0
     error: ApiError | None = None
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import secrets
 import ssl
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -21,13 +22,13 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 import nats.errors
 from nats.aio.client import Client
-from nats.nuid import NUID
 
 from proxy.brokers import Notice
 from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Unauthorized
 
 NO_RESPONDERS = "503"
+NAME_BYTES = 9  # of chance, 12 characters: they are in every reply subject, which nobody must guess
 PING_SECONDS = 20
 CHECK_SECONDS = 3.0
 CLOSE_SECONDS = 0.5
@@ -125,7 +126,7 @@ class Connection:
         self.on_end: Callable[[], None] = lambda: None
         self._client, self._notice = client, options.notice
         self._loop = asyncio.get_running_loop()
-        self.name = NUID().next().decode()
+        self.name = secrets.token_urlsafe(NAME_BYTES)
         self._inbox = f"{options.inbox_prefix}.{self.name}."
         self._skip = len(self._inbox)
         self._waiting: dict[int, Waiting] = {}

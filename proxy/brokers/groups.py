@@ -3,7 +3,9 @@
 Source: NATS ADR-50 (fast-ingest batch publishing, nats-server 2.14). The reply subject of message `n` of a batch is
 `<inbox><batch>.<flow>.<gap mode>.<n>.<operation>.$FI`. With gap mode `fail` the stream's answers are true for each
 message: one that it refuses answers on its own reply subject and ends the batch; the final ack counts those before it;
-what comes after is not stored.
+what comes after is not stored. The stream finds a batch by `<batch>` alone, whatever the inbox: it is unlike that of
+any other gateway (`publishing.Tokens`), and a batch to which the stream has counted more messages than were sent is not
+believed.
 
 A group never repeats anything. What is not stored, or not known to be, goes back to its delivery, which sends it again
 alone, with the same id.
@@ -87,13 +89,14 @@ class Group:
     of interest.
     """
 
-    __slots__ = ("_batch", "_heard", "_listed", "_portions", "size", "waited_for")
+    __slots__ = ("_batch", "_heard", "_listed", "_mixed", "_portions", "size", "waited_for")
 
     def __init__(self, portions: list[Portion], batch: Batch) -> None:
         self._portions = portions
         self.waited_for = len(portions)
         self.size = sum([len(portion.indexes) for portion in portions])
         self._batch = batch
+        self._mixed = False  # with messages of another batch of the same name
         self._heard: set[int] = set()
         self._listed: list[Member] = []
 
@@ -121,6 +124,8 @@ class Group:
             return
         elif answer.error is not None:
             self._on_error(n, answer.error)
+        elif answer.type == "gap":
+            self._mixed |= answer.last_seq > answer.seq
         elif answer.batch:
             self._on_commit(answer.count)
         elif answer.stream:  # a server that knows no batches has stored it as a message like any other
@@ -169,9 +174,15 @@ class Group:
             self._batch.close(self, n)
 
     def _on_commit(self, count: int) -> None:
-        """The batch has ended: the first `count` are stored, those after are not."""
-        self._batch.acked()
+        """The batch has ended: the first `count` are stored, those after are not.
+
+        Unless they are somebody else's: then nothing is known, and each message is repeated after a while.
+        """
+        if not self._mixed:
+            self._batch.acked()
         self._batch.forget()
+        if self._mixed:
+            return
         if count >= self.size and not self._heard:
             for portion in self._portions:
                 portion.delivery.all_stored(portion.indexes)

@@ -10,6 +10,7 @@ Source for replies: the NATS JetStream ADR-1 (API errors) and ADR-22 (no respond
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from proxy.brokers.connection import NO_RESPONDERS
 from proxy.errors import AckTimeout, BrokerAway, BrokerRefused, Forbidden, GatewayError, KeyReused, TooLarge
 from proxy.messages import Ack, Message, Station
 
+START_BITS = 52  # 13 hex digits; behind that is room for all numbers that a process can use up
 ATTEMPT_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 
@@ -31,13 +33,19 @@ _STORED, _STORED_SOMETIME = Ack(None, False), Ack(None, None)
 
 
 class Tokens:
-    """Numbers for reply subjects, each given once; only the loop's thread takes them."""
+    """Numbers for reply subjects, each given once; only the loop's thread takes them.
+
+    A stream tells batches apart by the number alone, whoever sent them (NATS ADR-50), so each process begins somewhere
+    else. Where that is, is found out late: what was drawn before a fork would be the same in all workers.
+    """
 
     def __init__(self) -> None:
-        self._next = 1
+        self._next = 0
 
     def take(self, count: int) -> int:
         """The first of `count` numbers in a row."""
+        if not self._next:
+            self._next = 1 + secrets.randbits(START_BITS)
         first, self._next = self._next, self._next + count
         return first
 

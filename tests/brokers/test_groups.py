@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import pytest
+from nats.aio.client import Client
 
+from proxy.brokers import groups
 from proxy.brokers.groups import OWN_GROUP, TOO_MANY_BATCHES, Batch, Group, Portion, _groups
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.session import Session
@@ -191,6 +193,16 @@ class Asked:
         self.calls.append("forget")
 
 
+class Alike:
+    """Gives each batch the same name, as other gateways do."""
+
+    NAME = 0xABCDEF
+
+    def take(self, _: int) -> int:
+        """That name."""
+        return self.NAME
+
+
 def group_of(count: int) -> tuple[Group, Recorder, list[str]]:
     """A group, the delivery all its messages are of, and what it asks for."""
     recorder, asked = Recorder(), Asked()
@@ -214,6 +226,36 @@ def test_a_batch_ended_early_sends_the_rest_again() -> None:
     group.answered(3, b'{"stream":"s","seq":9,"batch":"b","count":1}', None)
     assert recorder.told == [("stored", 0), ("again", 1), ("again", 2)]
     assert asked == ["forget"]
+
+
+def test_what_is_counted_of_another_batch_of_the_same_name_is_not_believed() -> None:
+    """The first of ours was not the first that the stream has seen: nothing is known, and it is repeated in time."""
+    group, recorder, asked = group_of(3)
+    group.answered(1, b'{"type":"gap","last_seq":3,"seq":1}', None)
+    group.answered(1, b'{"stream":"s","seq":2,"batch":"b","count":2}', None)
+    assert recorder.told == []
+    assert asked == ["forget"]
+
+
+@pytest.mark.slow
+def test_two_gateways_that_name_a_batch_alike_lose_nothing(
+    server: NatsServer, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream takes both for one batch, and counts what the other has sent as ours."""
+    operator = Operator(server)
+    operator.add("orders", allow_batched=True)
+
+    async def begin_another(client: Client) -> None:
+        for n, operation in ((1, 0), (2, 1)):
+            reply = f"_INBOX.other.{Alike.NAME:x}.500.fail.{n}.{operation}.$FI"
+            await client.publish("orders.final", b"other %d" % n, reply)
+        await client.flush()
+
+    operator.ask(begin_another)
+    eventually(lambda: operator.count("orders") == 2)
+    monkeypatch.setattr(groups, "tokens", Alike())
+    assert produce(producer, [b"%d" % n for n in range(4)]) == []
+    assert sorted(operator.payloads("orders")) == [b"0", b"1", b"2", b"3", b"other 1", b"other 2"]
 
 
 def test_flow_acks_and_strangers_settle_nothing() -> None:
