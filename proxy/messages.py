@@ -61,14 +61,16 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 class Elements(Sequence[Message]):
     """The messages of a batch, which differ in payload and key alone; each is made when it is asked for.
 
-    Keys are `start`, the place in the batch, a dot, and eight hex digits of the place's number in `marks`.
+    Keys are `start`, the place in the batch, a dot, and eight hex digits of the place's number in `marks`. `sizes` are
+    the payloads' bytes, which several steps ask for.
     """
 
-    __slots__ = ("headers", "marks", "named", "payloads", "start")
+    __slots__ = ("headers", "marks", "named", "payloads", "sizes", "start")
 
     def __init__(self, payloads: list[bytes], headers: Pairs, start: str, marks: list[int], named: bool) -> None:
         self.payloads, self.headers = payloads, headers
         self.start, self.marks, self.named = start, marks, named
+        self.sizes = list(map(len, payloads))
 
     def __len__(self) -> int:
         return len(self.payloads)

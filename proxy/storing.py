@@ -154,7 +154,7 @@ def payloads_of(messages: Sequence[Message]) -> list[bytes]:
 def size_of(messages: Sequence[Message]) -> int:
     """Bytes of the messages of one produce: many small ones may consist of their headers, mostly the same for all."""
     if isinstance(messages, Elements):
-        return sum(map(len, messages.payloads)) + len(messages) * _head_size(messages.headers)
+        return sum(messages.sizes) + len(messages) * _head_size(messages.headers)
     size, headers, head = 0, None, 0
     for message in messages:
         if message.headers is not headers:

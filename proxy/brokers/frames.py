@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import operator
+import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from proxy.messages import Elements, Message, Pairs
 
@@ -18,7 +19,8 @@ Block = tuple[int, bytes]
 _FORBIDDEN = str.maketrans("", "", "\r\n\0")
 _BEGIN, _GO_ON, _COMMIT = 0, 1, 2  # what a message does for its batch; its end without a message is for `groups`
 _MARK_SIZE = 9  # the dot before an element's mark, and its digits
-_MOST_IN_FORM = 1000  # messages; a form has some 40 bytes for each, and many are kept
+_MOST_IN_FORM = 1000  # messages; a form has some 150 bytes for each, and many are kept
+_LINE_ENDS = [b"%d\r\n" % size for size in range(4096)]  # dividing them into digits costs more than the rest of a frame
 
 
 def publish(subject: str, reply: str, block: Block) -> bytes:
@@ -51,17 +53,22 @@ class Whole(NamedTuple):
         """Bytes of the largest message with headers, or a few more."""
         messages = self.messages
         head = len(self.before) + len(str(len(messages))) + _MARK_SIZE + len(self.after)
-        return head + max(map(len, messages.payloads))
+        return head + max(messages.sizes)
 
     def frames(self, subject: str, reply: str) -> bytes:
-        """What `batch` makes of the `blocks` of these messages, in less than half the time."""
+        """What `batch` makes of the `blocks` of these messages, in a third of the time."""
         messages, before, after = self.messages, self.before, self.after
-        form, heads = _form(len(before) + _MARK_SIZE + len(after), len(messages))
-        parts: list[Any] = [f"HPUB {subject} {reply}".encode(), None, before, None, after, None] * len(messages)
-        parts[1::6] = map(operator.add, heads, map(len, messages.payloads))
-        parts[3::6] = messages.marks
-        parts[5::6] = messages.payloads
-        return form % tuple(parts)
+        form = _form(len(before) + _MARK_SIZE + len(after), len(messages))
+        begin = f"\r\nHPUB {subject} {reply}".encode()
+        parts = [begin, b"", b"", before, b"", b"", after, b""] * len(messages)
+        parts[0] = begin[2:]
+        parts[1::8] = form.numbers
+        parts[2::8] = _line_ends(list(map(operator.add, form.heads, messages.sizes)))
+        parts[4::8] = form.places
+        parts[5::8] = struct.pack(f">{len(messages)}I", *messages.marks).hex(" ", 4).encode().split()
+        parts[7::8] = messages.payloads
+        parts.append(b"\r\n")
+        return b"".join(parts)
 
 
 def whole(id_name: str, marks: Pairs, messages: Sequence[Message], count: int) -> Whole | None:
@@ -72,19 +79,29 @@ def whole(id_name: str, marks: Pairs, messages: Sequence[Message], count: int) -
     return Whole(messages, before + messages.start.encode(), after)
 
 
-@functools.lru_cache(maxsize=64)
-def _form(head: int, count: int) -> tuple[bytes, list[int]]:
-    """How the frames of so many elements look, and the sizes of their header blocks, of `head` bytes and the place.
+class _Form(NamedTuple):
+    """What is alike in batches of so many elements: the frame from the number on, its header bytes, the id's place."""
 
-    For each come the frame up to the number, all bytes, the id up to the place, the mark, what follows it, the payload.
-    """
+    numbers: list[bytes]
+    heads: list[int]
+    places: list[bytes]
+
+
+@functools.lru_cache(maxsize=64)
+def _form(head: int, count: int) -> _Form:
+    """For elements whose header blocks have `head` bytes and the place."""
     heads = [head + len(str(place)) for place in range(count)]
     operations = [_BEGIN, *[_GO_ON] * (count - 2), _COMMIT]
-    lines = [
-        b"%%b%d.%d.$FI %d %%d\r\n%%b%d.%%08x%%b%%b\r\n" % (place + 1, operation, size, place)
-        for place, (operation, size) in enumerate(zip(operations, heads, strict=True))
-    ]
-    return b"".join(lines), heads
+    numbers = [b"%d.%d.$FI %d " % each for each in zip(range(1, count + 1), operations, heads, strict=True)]
+    return _Form(numbers, heads, [b"%d." % place for place in range(count)])
+
+
+def _line_ends(sizes: list[int]) -> list[bytes]:
+    """The last word of each frame's first line."""
+    try:
+        return list(map(_LINE_ENDS.__getitem__, sizes))
+    except IndexError:
+        return [b"%d\r\n" % size for size in sizes]
 
 
 def blocks(id_name: str, marks: Pairs, messages: Sequence[Message], indexes: Iterable[int]) -> list[Block]:

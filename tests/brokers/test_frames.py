@@ -98,10 +98,10 @@ def test_the_elements_of_a_batch_are_sent_as_other_messages_are() -> None:
             assert (data[:size], data[size:]) == (head, message.payload)
 
 
-@pytest.mark.parametrize("count", [2, 10, 11, 101])
-def test_a_whole_batch_is_sent_as_its_elements_are(count: int) -> None:
+@pytest.mark.parametrize(("count", "size"), [(2, 1), (10, 1), (11, 1), (101, 1), (101, 100)])
+def test_a_whole_batch_is_sent_as_its_elements_are(count: int, size: int) -> None:
     """Made in one piece it has the bytes that its elements have one by one; nothing in them is taken for a format."""
-    payloads = [b"%d" * n for n in range(count)]
+    payloads = [b"%d" * n * size for n in range(count)]
     messages = elements("%namespace", "key%s", payloads, HEADERS, named=True)
     marks = (("x-mark", "%s"),)
     whole = frames.whole("Nats-Msg-Id", marks, messages, count)
