@@ -10,7 +10,7 @@ import asyncio
 from proxy.brokers import frames
 from proxy.brokers.api import API_SECONDS
 from proxy.brokers.connection import NO_RESPONDERS, Connection
-from proxy.brokers.publishing import tokens
+from proxy.brokers.tokens import tokens
 from proxy.errors import BrokerAway, BrokerRefused, ChangeUnconfirmed, Forbidden, GatewayError
 
 PIECE = 500  # sent in one turn of the loop

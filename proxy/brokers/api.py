@@ -13,7 +13,7 @@ import msgspec
 
 from proxy.brokers import frames
 from proxy.brokers.connection import NO_RESPONDERS, Connection
-from proxy.brokers.publishing import tokens
+from proxy.brokers.tokens import tokens
 from proxy.errors import BrokerAway, BrokerRefused, ChangeUnconfirmed, Forbidden, GatewayError, TooLarge
 
 API_SECONDS = 2.0

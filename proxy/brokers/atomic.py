@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proxy.brokers import Session, answers
-from proxy.brokers.publishing import Delivery, tokens
+from proxy.brokers.publishing import Delivery
+from proxy.brokers.tokens import tokens
 from proxy.errors import BadRequest, BrokerRefused, GatewayError, TooLarge
 from proxy.messages import Ack
 

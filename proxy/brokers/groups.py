@@ -4,7 +4,7 @@ Source: NATS ADR-50 (fast-ingest batch publishing, nats-server 2.14). The reply 
 `<inbox><batch>.<flow>.<gap mode>.<n>.<operation>.$FI`. With gap mode `fail` the stream's answers are true for each
 message: one that it refuses answers on its own reply subject and ends the batch; the final ack counts those before it;
 what comes after is not stored. The stream finds a batch by `<batch>` alone, whatever the inbox: it is unlike that of
-any other gateway (`publishing.Tokens`), and a batch to which the stream has counted more messages than were sent is not
+any other gateway (`tokens.Tokens`), and a batch to which the stream has counted more messages than were sent is not
 believed.
 
 A group never repeats anything. What is not stored, or not known to be, goes back to its delivery, which sends it again
@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from proxy.brokers import answers, frames
 from proxy.brokers.connection import Connection
-from proxy.brokers.publishing import Delivery, tokens
+from proxy.brokers.publishing import Delivery
+from proxy.brokers.tokens import tokens
 from proxy.brokers.windows import Window
 
 BATCHES_SINCE = (2, 14)

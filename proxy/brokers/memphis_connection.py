@@ -19,7 +19,7 @@ from proxy.brokers import frames
 from proxy.brokers.api import Question
 from proxy.brokers.connection import CHECK_SECONDS, DENIAL_GRACE_SECONDS, Options
 from proxy.brokers.listening import Heard, ListeningConnection
-from proxy.brokers.publishing import tokens
+from proxy.brokers.tokens import tokens
 from proxy.errors import BrokerAway, BrokerRefused
 
 _DENIED_SOMETHING = "permissions violation - "

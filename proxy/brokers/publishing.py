@@ -10,16 +10,15 @@ Source for replies: the NATS JetStream ADR-1 (API errors) and ADR-22 (no respond
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from proxy.brokers import Reply, Session, answers
 from proxy.brokers.connection import NO_RESPONDERS
+from proxy.brokers.tokens import tokens
 from proxy.errors import AckTimeout, BrokerAway, BrokerRefused, Forbidden, GatewayError, KeyReused, TooLarge
-from proxy.messages import Ack, Message, Station
+from proxy.messages import Ack, Elements, Message, Station
 
-START_BITS = 52  # 13 hex digits; behind that is room for all numbers that a process can use up
 ATTEMPT_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 
@@ -30,27 +29,6 @@ NOT_NOW = {10008, 10009, 10118, 10167}  # no quorum, no leader, offline, queue f
 
 
 _STORED, _STORED_SOMETIME = Ack(None, False), Ack(None, None)
-
-
-class Tokens:
-    """Numbers for reply subjects, each given once; only the loop's thread takes them.
-
-    A stream tells batches apart by the number alone, whoever sent them (NATS ADR-50), so each process begins somewhere
-    else. Where that is, is found out late: what was drawn before a fork would be the same in all workers.
-    """
-
-    def __init__(self) -> None:
-        self._next = 0
-
-    def take(self, count: int) -> int:
-        """The first of `count` numbers in a row."""
-        if not self._next:
-            self._next = 1 + secrets.randbits(START_BITS)
-        first, self._next = self._next, self._next + count
-        return first
-
-
-tokens = Tokens()
 
 
 class Delivery:
@@ -102,7 +80,7 @@ class Delivery:
         grouped: bool = False,
     ) -> None:
         self.station, self.messages, self.deadline = station, messages, deadline
-        self.grouped = grouped and not messages[0].compare
+        self.grouped = grouped and (isinstance(messages, Elements) or not messages[0].compare)
         self.on_end: list[Callable[[], None]] = []
         self.session: Session | None = None
         self._reply, self._done = reply, done
@@ -142,7 +120,11 @@ class Delivery:
             return
         untouched = self._open == len(self._results)
         unsettled = list(indexes) if untouched else [index for index in indexes if self._results[index] is None]
-        self._flying.update(dict.fromkeys(unsettled, self._loop.time()))
+        flying = dict.fromkeys(unsettled, self._loop.time())
+        if self._flying:
+            self._flying.update(flying)
+        else:
+            self._flying = flying
         for index in session.publish(self, unsettled, grouped):
             del self._flying[index]
             refusal = TooLarge(f"the broker takes messages of at most {session.max_payload} bytes")

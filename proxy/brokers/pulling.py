@@ -14,7 +14,7 @@ import msgspec
 
 from proxy.brokers import frames
 from proxy.brokers.listening import ListeningConnection
-from proxy.brokers.publishing import tokens
+from proxy.brokers.tokens import tokens
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError
 from proxy.messages import Delivered
 

@@ -21,10 +21,11 @@ from proxy.brokers.demands import Demands
 from proxy.brokers.groups import BATCHES_SINCE, OWN_GROUP, Gatherer, Portion
 from proxy.brokers.kv import Bucket
 from proxy.brokers.listening import ListeningConnection
-from proxy.brokers.publishing import Delivery, tokens
+from proxy.brokers.publishing import Delivery
 from proxy.brokers.pulling import Source
 from proxy.brokers.schemas import BUCKET, Registry
 from proxy.brokers.tasks import Tasks
+from proxy.brokers.tokens import tokens
 from proxy.brokers.waiting import Waiting
 from proxy.config import Config
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound, TooManyStations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import threading
 from collections.abc import Callable
 
@@ -11,7 +10,6 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from proxy.brokers.publishing import Tokens
 from proxy.config import Config
 from proxy.errors import TooLarge
 from proxy.messages import Ack, station_named
@@ -46,13 +44,6 @@ def server(nats_server: Servers) -> NatsServer:
 
 
 # ---- acks --------------------------------------------------------------------------------------------------------
-
-
-def test_each_process_numbers_its_replies_from_somewhere_else() -> None:
-    """Also where several were forked from one: a stream tells batches apart by the number alone."""
-    loaded = Tokens()
-    first = [copy.copy(loaded).take(2) for _ in range(20)]
-    assert len(set(first)) == 20
 
 
 def test_an_ack_tells_the_place_in_the_stream(started: Producer) -> None:
