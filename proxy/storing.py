@@ -170,7 +170,8 @@ def _head_size(headers: Pairs) -> int:
 
 def failure_of(results: Results) -> BatchFailed | None:
     """What a batch's results come to, None where all are acks."""
-    if set(map(type, results)) <= {Ack}:
+    first = results[0]
+    if isinstance(first, Ack) and results.count(first) == len(results):  # a group is told one ack for all its messages
         return None
     failed = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
     return BatchFailed(len(results), failed) if failed else None
