@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import http.client
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from benchmarks import client, servers
 from benchmarks.cases import Case
@@ -16,6 +17,7 @@ from benchmarks.streams import ApiFailed, Stored, Streams
 from tests.servers import NatsServer
 
 _NEW_USERS_A_SECOND = 200
+T = TypeVar("T")
 FAILURES = (ApiFailed, CannotStart, LoadFailed, ProcessEnded, OSError, http.client.HTTPException)
 
 
@@ -60,7 +62,7 @@ class Bench:
         running = {one.name: (one, self.requests(case, one)) for one in contestants}
         samples = []
         for number in range(self.rounds + 1):  # the first warms up
-            for name, (contestant, requests) in list(running.items()):
+            for name, (contestant, requests) in in_turn(running.items(), number):
                 try:
                     samples.append(self._round(case, contestant, requests, number))
                 except (*FAILURES, MessagesLost) as error:
@@ -125,6 +127,12 @@ class Bench:
         if not least <= stored <= most:
             raise MessagesLost(f"{least} messages were acknowledged (at most {most} sent), and {stored} are stored")
         return stored
+
+
+def in_turn(contestants: Iterable[T], number: int) -> list[T]:
+    """Those of a round, in every second one the other way round: each leaves the broker with work that slows the next."""
+    order = list(contestants)
+    return order[::-1] if number % 2 else order
 
 
 def prove(contestant: Contestant, request: Request) -> None:

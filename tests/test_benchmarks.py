@@ -14,7 +14,7 @@ import pytest
 from benchmarks import document, ingest, measure, options, profile, report
 from benchmarks.cases import CASES, event, protobuf
 from benchmarks.load import Answers
-from benchmarks.rounds import Sample
+from benchmarks.rounds import Sample, in_turn
 from tests.servers import ROOT
 
 _LIAR = """
@@ -110,6 +110,12 @@ def test_ratios_compare_rounds_and_not_medians() -> None:
     other, mine = report.rows(samples, "other")
     assert (other.speed, mine.speed) == (1.0, 0.5)
     assert (mine.requests, mine.server_us, mine.broker_us) == (250.0, 2000.0, 1000.0)
+
+
+def test_no_server_comes_after_the_same_one_in_every_round() -> None:
+    """What one leaves undone in the broker slows the next."""
+    turns = [name for number in range(4) for name in in_turn("ab", number)]
+    assert "".join(turns) == "abbaabba"
 
 
 def test_what_is_not_known_of_a_peer_is_left_open() -> None:
