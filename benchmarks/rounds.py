@@ -132,7 +132,7 @@ class Bench:
 def in_turn(contestants: Iterable[T], number: int) -> list[T]:
     """Those of a round, in every second one the other way round: each leaves the broker with work that slows the next."""
     order = list(contestants)
-    return order[::-1] if number % 2 else order
+    return order if number % 2 else order[::-1]
 
 
 def prove(contestant: Contestant, request: Request) -> None:
