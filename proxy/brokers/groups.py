@@ -5,7 +5,8 @@ Source: NATS ADR-50 (fast-ingest batch publishing, nats-server 2.14). The reply 
 message: one that it refuses answers on its own reply subject and ends the batch; the final ack counts those before it;
 what comes after is not stored. The stream finds a batch by `<batch>` alone, whatever the inbox: it is unlike that of
 any other gateway (`tokens.Tokens`), and a batch to which the stream has counted more messages than were sent is not
-believed.
+believed. Nor is a count without a sequence: the stream has met all these ids before, but passes over those whose
+messages its leader has proposed to other servers as well, and these may get lost. Of a message alone it tells which.
 
 A group never repeats anything. What is not stored, or not known to be, goes back to its delivery, which sends it again
 alone, with the same id.
@@ -128,7 +129,7 @@ class Group:
         elif answer.type == "gap":
             self._mixed |= answer.last_seq > answer.seq
         elif answer.batch:
-            self._on_commit(answer.count)
+            self._on_commit(answer.count if answer.seq else 0)
         elif answer.stream:  # a server that knows no batches has stored it as a message like any other
             self._hear(n, lambda delivery, index: delivery.answered(index, data, status))
 

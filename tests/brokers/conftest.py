@@ -12,11 +12,12 @@ import pytest
 
 from proxy.config import Config
 from proxy.producer import Producer
+from tests.brokers import tools
 from tests.brokers.memphis_standin import Standin
 from tests.brokers.memphis_tools import USERS
 from tests.brokers.replicas import Replica
 from tests.brokers.tools import Operator, settings
-from tests.servers import NatsServer
+from tests.servers import NatsServer, eventually, free_port
 
 
 @pytest.fixture
@@ -59,3 +60,30 @@ def standin(tmp_path: Path) -> Iterator[Standin]:
     standin.make("orders")
     yield standin
     standin.stop()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
+    """Three servers of one cluster."""
+    ports = [free_port() for _ in range(3)]
+    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for number, port in enumerate(ports):
+            config = f"server_name: n{number}\ncluster {{ name: c, listen: '127.0.0.1:{port}', routes: [{routes}] }}"
+            server = NatsServer(tmp_path / f"n{number}", config, users=tools.USERS)
+            stack.callback(server.stop)
+            servers.append(server.start())
+        eventually(lambda: _ready(servers), 20)
+        yield servers
+
+
+def _ready(servers: list[NatsServer]) -> bool:
+    """Whether streams can be made."""
+    with contextlib.suppress(Exception):
+        for server in servers:
+            Operator(server).api("INFO")
+        Operator(servers[0]).api("STREAM.CREATE.probe", name="probe", subjects=["probe"], num_replicas=3)
+        Operator(servers[0]).api("STREAM.DELETE.probe")
+        return True
+    return False

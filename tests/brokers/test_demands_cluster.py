@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -13,8 +12,8 @@ from proxy.config import Config
 from proxy.errors import GatewayError
 from proxy.messages import Demand, Schema, station_named
 from tests.brokers.replicas import Replica
-from tests.brokers.tools import ROOT, USERS, Operator, settings
-from tests.servers import NatsServer, eventually, free_port
+from tests.brokers.tools import ROOT, Operator, settings
+from tests.servers import NatsServer, eventually
 
 ORDERS = station_named("orders")
 ANY = Schema(type="json", definition="{}")
@@ -22,33 +21,6 @@ ANY = Schema(type="json", definition="{}")
 Replicas = Callable[[Config], Replica]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
-    """Three servers of one cluster."""
-    ports = [free_port() for _ in range(3)]
-    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
-    with contextlib.ExitStack() as stack:
-        servers = []
-        for number, port in enumerate(ports):
-            config = f"server_name: n{number}\ncluster {{ name: c, listen: '127.0.0.1:{port}', routes: [{routes}] }}"
-            server = NatsServer(tmp_path / f"n{number}", config, users=USERS)
-            stack.callback(server.stop)
-            servers.append(server.start())
-        eventually(lambda: _ready(servers), 20)
-        yield servers
-
-
-def _ready(servers: list[NatsServer]) -> bool:
-    """Whether streams can be made."""
-    with contextlib.suppress(Exception):
-        for server in servers:
-            Operator(server).api("INFO")
-        Operator(servers[0]).api("STREAM.CREATE.probe", name="probe", subjects=["probe"], num_replicas=3)
-        Operator(servers[0]).api("STREAM.DELETE.probe")
-        return True
-    return False
 
 
 def version(found: object) -> int | None:

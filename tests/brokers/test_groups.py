@@ -228,6 +228,14 @@ def test_a_batch_ended_early_sends_the_rest_again() -> None:
     assert asked == ["forget"]
 
 
+def test_a_count_of_known_ids_alone_is_not_believed() -> None:
+    """The batch has stored nothing, and whether others have is told of each message alone."""
+    group, recorder, asked = group_of(2)
+    group.answered(2, b'{"stream":"s","seq":0,"batch":"b","count":2}', None)
+    assert recorder.told == [("again", 0), ("again", 1)]
+    assert asked == ["forget"]
+
+
 def test_what_is_counted_of_another_batch_of_the_same_name_is_not_believed() -> None:
     """The first of ours was not the first that the stream has seen: nothing is known, and it is repeated in time."""
     group, recorder, asked = group_of(3)
