@@ -255,6 +255,8 @@ class Delivery:
 
     def on_error(self, index: int, error: answers.ApiError) -> None:
         """The stream refused the message, for good or for now."""
+        if error.err_code == ID_IN_PROCESS:
+            self._unanswered.add(index)  # an earlier one is under way, maybe of another request, and may be stored
         if error.err_code == ID_IN_PROCESS or error.err_code in NOT_NOW:
             self._not_now(index, BrokerRefused(f"the broker is not ready: {error.description}"))
             return
