@@ -38,7 +38,6 @@ _OF_DELIVERIES = "$JS.ACK."  # subjects of one delivery each, which are not wort
 
 _DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
 _REPLY = re.compile(rb"([0-9a-f]{1,16})(?:\.\d+\.fail\.(\d{1,9})\.\d\.\$FI)?")  # token, number in a group
-_FLOW = b'{"type":"ack",'  # a stream has begun with a batch: the word that counts is still to come (NATS ADR-50)
 _STATUS = slice(9, 12)  # of "NATS/1.0 503"
 _NOT_LET_IN = ("authorization violation", "authentication expired", "authentication revoked")
 
@@ -253,8 +252,6 @@ class Connection:
 
     def _on_reply(self, subject: bytes, data: bytes, headers: bytes | None) -> None:
         """Anyone who listens to a station may send something here: what has not the form of a reply is none."""
-        if data.startswith(_FLOW):
-            return
         match = _REPLY.fullmatch(subject, self._skip)
         waiting = self._waiting.get(int(match[1], 16)) if match else None
         if match is None or waiting is None:

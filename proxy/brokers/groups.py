@@ -32,6 +32,7 @@ OWN_GROUP = 64  # messages of one delivery that are a group of their own
 
 CLOSE = 3  # the operation that ends a batch without a message; see `frames.batch` for the others
 FLOW = 500  # the stream may report after that many messages; it does so no more seldom
+_NEWS = b'{"type":"ack",'  # such a report, or that the stream has begun: the word that counts is still to come
 
 # err_code: the stream takes no batches, too many are open, or this one is not (any more)
 NO_BATCHES = 10205
@@ -117,6 +118,8 @@ class Group:
 
     def answered(self, n: int, data: bytes, status: str | None) -> None:
         """A reply to the `n`-th message."""
+        if data.startswith(_NEWS):
+            return
         if not 0 < n <= self.size:
             return  # whoever listens to a station can answer on any subject below the inbox
         answer = answers.decode(data) if status is None else None

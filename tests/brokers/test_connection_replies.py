@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.brokers.fakes import FakeNats
+from tests.brokers.fakes import FakeNats, reply
 from tests.brokers.tools import USERS, client, connected, eventually_on_loop, flushed, run
 from tests.servers import NatsServer
 
@@ -121,6 +121,40 @@ def test_acks_of_deliveries_leave_no_doubt_about_denials(nats_server: Servers, m
             connection.send(denied, 0, 9, "secrets", f"PUB secrets {connection.reply_subject(9)} 0\r\n\r\n".encode())
             await eventually_on_loop(lambda: denied.told)
             assert denied.told == [(0, "denied", False)]
+
+    run(work())
+
+
+def test_a_batch_that_was_begun_may_be_stored_when_it_is_denied() -> None:
+    """The stream's first word about it shows that the user was let publish a moment ago."""
+    denial = b"-ERR 'Permissions Violation for Publish to \"orders\"'\r\n"
+
+    async def work(server: FakeNats) -> None:
+        async with connected(server.url) as connection:
+            listener = Listener()
+            replies = [f"{connection.reply_subject(1)}.500.fail.{n}.$FI" for n in ("1.0", "2.2")]
+            frame = "".join([f"PUB orders {reply} 0\r\n\r\n" for reply in replies]).encode()
+            connection.send(listener, 0, 1, "orders", frame, 2)
+            await eventually_on_loop(lambda: (0, "denied", True) in listener.told)
+
+    begun = b'{"type":"ack","seq":0,"msgs":500}'
+    with contextlib.closing(FakeNats(lambda _, sent: reply(sent, begun) if sent.number == 1 else denial)) as server:
+        run(work(server))
+
+
+def test_the_answer_to_a_question_may_look_like_a_word_about_a_batch(server: NatsServer) -> None:
+    """What is kept in a bucket comes as it is."""
+
+    async def work() -> None:
+        async with connected(server.url) as connection, client(server) as other:
+            listener = Listener()
+            received = await other.subscribe("somebody")
+            await flushed(other)
+            connection.send(
+                listener, 0, 1, "somebody", f"PUB somebody {connection.reply_subject(1)} 0\r\n\r\n".encode()
+            )
+            await (await received.next_msg(2)).respond(b'{"type":"ack","of":"a sender"}')
+            await eventually_on_loop(lambda: listener.told)
 
     run(work())
 
