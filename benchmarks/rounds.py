@@ -130,7 +130,7 @@ class Bench:
 
 
 def in_turn(contestants: Iterable[T], number: int) -> list[T]:
-    """Those of a round, in every second one the other way round: each leaves the broker with work that slows the next."""
+    """Those of a round, in every second one the other way round: each leaves work to the broker that slows the next."""
     order = list(contestants)
     return order if number % 2 else order[::-1]
 
