@@ -63,6 +63,8 @@ class AtomicDelivery(Delivery):
             super().on_error(0, error)
 
     def _on_ack(self, index: int, ack: answers.Answer) -> None:
+        if ack.count != len(self.messages):
+            return  # of one message: the stream's leader is a server of before 2.12, and knows no batches
         self._settle(0, Ack(ack.seq, None if 0 in self._unanswered else False))
 
     def _on_known(self) -> None:

@@ -289,6 +289,14 @@ def test_late_answers_to_a_refused_atomic_batch_do_not_count_for_its_repeat(fake
     assert acks == [Ack(None, None)] * batch
 
 
+@pytest.mark.slow
+def test_acks_of_single_messages_are_none_of_an_atomic_batch(fake: Fakes, producing: Producing) -> None:
+    """A stream may be led by a server that is older than the one we talk to, and knows no batches."""
+    server = fake(lambda server, message: ack(message))
+    failed = failure(lambda: producing(server, 1).batch(ROOT, ORDERS, [b"x"] * 3, (), manner="atomic"))
+    assert facts(failed) == ("AckTimeout", "unknown", "with-key")
+
+
 def test_a_known_key_that_cannot_be_compared_now_is_left_open(fake: Fakes, producing: Producing) -> None:
     """It may be another message that is stored under the key: neither stored nor refused is said."""
 
