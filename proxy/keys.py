@@ -1,8 +1,8 @@
 """De-duplication ids: whose they are, and which message they stand for.
 
-The broker drops a message whose id it has seen within the station's window. Ids begin with a digest of the user, so
-nobody reaches into another user's window, and are short, since the broker keeps each in memory: 22 characters at most
-where the sender gives none (12 of the user, a dot, 9 of our own).
+The broker drops a message whose id its stream has seen within the window. Ids begin with a digest of the user and the
+station, so nobody reaches into another user's window, and stations may share a stream. They are short, since the broker
+keeps each in memory: 22 characters at most where the sender gives none (12 of user and station, a dot, 9 of our own).
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class KeyMaker:
         """A new key for a batch to that station, for a sender that gave none."""
         return QUICK + self.own(station)
 
-    def namespace(self, account: str, user: str) -> str:
-        """The 12 characters that all ids of a user begin with; the same in all replicas."""
-        return _namespace(self._key, account, user)
+    def namespace(self, account: str, user: str, station: str) -> str:
+        """The 12 characters that all ids of a user's messages to a station begin with; the same in all replicas."""
+        return _namespace(self._key, account, user, station)
 
 
 def single_id(namespace: str, key: str) -> str:
@@ -103,6 +103,6 @@ def with_key(error: GatewayError, key: str) -> GatewayError:
 
 
 @functools.lru_cache(maxsize=4096)
-def _namespace(key: bytes, account: str, user: str) -> str:
-    digest = hmac.digest(key, f"{account}\0{user}".encode(errors="surrogatepass"), hashlib.sha256)
+def _namespace(key: bytes, account: str, user: str, station: str) -> str:
+    digest = hmac.digest(key, f"{station}\0{account}\0{user}".encode(errors="surrogatepass"), hashlib.sha256)
     return base64.urlsafe_b64encode(digest[:9]).decode()

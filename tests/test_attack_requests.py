@@ -70,7 +70,7 @@ def test_no_header_of_a_sender_becomes_one_of_the_brokers(
     ours = [(name, value) for name, value in message.headers if name == b"Nats-Msg-Id"]
     rest = [(name.decode(), value) for name, value in message.headers if name != b"Nats-Msg-Id"]
     assert len(ours) == 1
-    assert ours[0][1].startswith(KeyMaker(SECRET).namespace("", "root").encode())
+    assert ours[0][1].startswith(KeyMaker(SECRET).namespace("", "root", station).encode())
     for name, value in rest:
         assert name == name.lower()
         assert not _NEVER.match(name)
@@ -106,7 +106,7 @@ def test_no_value_of_a_request_makes_a_header_of_its_answer(api: Api) -> None:
 def test_nobody_reaches_into_another_users_ids(app: Flask, api: Api, broker: NatsServer, station: str) -> None:
     """A message cannot be kept from being stored by sending one with its id first, however the key is written."""
     keys, other = KeyMaker(SECRET), Api(app, "app1", "Passw0rd!")
-    victims = keys.namespace("", "root")
+    victims = keys.namespace("", "root", station)
     for key in ("order-1", f"{victims}.order-1", f".{victims}.order-1", f"../{victims}.order-1"):
         assert other.single(station, b'"bad"', Idempotency_Key=key).status_code == 200
     for key in ("order-1", "order-2"):

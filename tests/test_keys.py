@@ -24,27 +24,33 @@ def test_own_keys_are_short_and_never_the_same() -> None:
 def test_ids_of_ours_are_at_most_22_characters() -> None:
     """The broker keeps each id in memory."""
     maker = KeyMaker(SECRET)
-    assert len(single_id(maker.namespace("1", "root"), maker.own("orders"))) == 22
+    assert len(single_id(maker.namespace("1", "root", "orders"), maker.own("orders"))) == 22
 
 
 def test_users_cannot_reach_into_each_others_ids() -> None:
     """Each user of each account has a namespace of 12 characters; a separator cannot be forged in a name."""
     maker = KeyMaker(SECRET)
     users = [("", "root"), ("1", "root"), ("", "app"), ("a", "b"), ("", "a\0b"), ("ab", ""), ("", "ab")]
-    namespaces = {maker.namespace(account, user) for account, user in users}
+    namespaces = {maker.namespace(account, user, "orders") for account, user in users}
     assert len(namespaces) == len(users)
     assert all(len(namespace) == 12 for namespace in namespaces)
 
 
+def test_each_station_has_ids_of_its_own() -> None:
+    """Several may be kept in one stream, which knows ids whatever the subject."""
+    maker = KeyMaker(SECRET)
+    assert maker.namespace("1", "root", "orders") != maker.namespace("1", "root", "stock")
+
+
 def test_replicas_agree_on_a_users_namespace() -> None:
     """A repeat that reaches another replica is recognised; replicas with another secret have others."""
-    assert KeyMaker(SECRET).namespace("1", "root") == KeyMaker(SECRET).namespace("1", "root")
-    assert KeyMaker(SECRET).namespace("1", "root") != KeyMaker("t" * 32).namespace("1", "root")
+    assert KeyMaker(SECRET).namespace("1", "root", "orders") == KeyMaker(SECRET).namespace("1", "root", "orders")
+    assert KeyMaker(SECRET).namespace("1", "root", "orders") != KeyMaker("t" * 32).namespace("1", "root", "orders")
 
 
 def test_the_namespace_does_not_show_the_user() -> None:
     """Consumers see ids; they need not see who sent."""
-    assert "root" not in KeyMaker(SECRET).namespace("", "root")
+    assert "root" not in KeyMaker(SECRET).namespace("", "root", "orders")
 
 
 def ids(key: str, payloads: list[bytes]) -> list[str]:

@@ -13,7 +13,7 @@ from proxy.messages import Message, Station, station_named
 ORDERS = station_named("orders")
 THREE = [1, 2, 3]
 MAKER = KeyMaker("s" * 32)
-USER = MAKER.namespace("1", "root")
+USER = MAKER.namespace("1", "root", "orders")
 
 
 def at(id: str, station: Station = ORDERS, partitions: list[int] = THREE) -> int:

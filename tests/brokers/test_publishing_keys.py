@@ -77,6 +77,18 @@ def test_a_key_is_free_again_when_the_station_has_forgotten_it(
     assert acks[-1] == Ack(2, False)
 
 
+def test_a_key_counts_in_its_station_alone_where_several_share_a_stream(
+    server: NatsServer, operator: Operator, producer: Producers
+) -> None:
+    """The stream knows ids whatever the subject of their messages."""
+    operator.api("STREAM.CREATE.all", name="all", subjects=["stations.*"], allow_batched=True)
+    started = producer(settings(server.url, SUBJECT_TEMPLATE="stations.{station}"))
+    for station in (ORDERS, station_named("bills")):
+        assert started.single(ROOT, station, b"x", (), key="k").duplicate is False
+        started.batch(ROOT, station, [b"y", b"z"], (), key="b", manner="together")
+    assert operator.payloads("all") == [b"x", b"y", b"z"] * 2
+
+
 def test_a_key_counts_in_its_station_alone(started: Producer, operator: Operator) -> None:
     """The same key is free in another one."""
     operator.add("bills")
