@@ -39,6 +39,8 @@ class ConsumerConfig(msgspec.Struct):
     ack_policy: str = ""
     ack_wait: int = 0
     deliver_subject: str = ""
+    filter_subject: str = ""
+    filter_subjects: list[str] | None = None
 
 
 class ConsumerInfo(msgspec.Struct):
@@ -56,7 +58,8 @@ def internal(group: str) -> str:
 async def find_group(api: Api, config: Config, station: Station, subject: str, source: Source) -> Group:
     """The group's consumer; one that is there is used as it is, else it is made.
 
-    Raises `Forbidden`, `StationNotFound`, `BrokerRefused`, and `Conflict` for one that loses what is not acked.
+    Raises `Forbidden`, `StationNotFound`, `BrokerRefused`, and `Conflict` for one that loses what is not acked, or has
+    the messages of another station in the same stream.
     """
     info: ConsumerInfo = await api.ask(f"CONSUMER.INFO.{source.stream}.{source.durable}", {}, ConsumerInfo)
     if info.error is not None and info.error.err_code == _NOT_FOUND:
@@ -73,7 +76,26 @@ async def find_group(api: Api, config: Config, station: Station, subject: str, s
             f"station {station.name} has a consumer {source.durable} that is no pull consumer with explicit acks; "
             "take another consumer_group"
         )
+    if not _delivers(info.config, subject):
+        raise Conflict(
+            f"consumer {source.durable} reads another station, which is kept in one stream with {station.name}; "
+            "take another consumer_group"
+        )
     return Group((source,), info.config.ack_wait / 1e9)
+
+
+def _delivers(config: ConsumerConfig, subject: str) -> bool:
+    """Whether messages on a subject are among those of a consumer; without filters it has all of its stream."""
+    filters = [config.filter_subject] if config.filter_subject else config.filter_subjects or []
+    return not filters or any(_covers(pattern.split("."), subject.split(".")) for pattern in filters)
+
+
+def _covers(pattern: list[str], subject: list[str]) -> bool:
+    if pattern[-1] == ">":
+        pattern, subject = pattern[:-1], subject[: len(pattern) - 1]
+    return len(pattern) == len(subject) and all(
+        one in ("*", other) for one, other in zip(pattern, subject, strict=True)
+    )
 
 
 def _creation(config: Config, source: Source, subject: str) -> dict[str, Any]:
