@@ -132,7 +132,7 @@ class Group:
         elif answer.type == "gap":
             self._mixed |= answer.last_seq > answer.seq
         elif answer.batch:
-            self._on_commit(answer.count if answer.seq else 0)
+            self._on_commit(answer.count, bool(answer.seq))
         elif answer.stream:  # a server that knows no batches has stored it as a message like any other
             self._hear(n, lambda delivery, index: delivery.answered(index, data, status))
 
@@ -178,24 +178,26 @@ class Group:
         if last:
             self._batch.close(self, n)
 
-    def _on_commit(self, count: int) -> None:
+    def _on_commit(self, count: int, believed: bool) -> None:
         """The batch has ended: the first `count` are stored, those after are not.
 
-        Unless they are somebody else's: then nothing is known, and each message is repeated after a while.
+        Unless that is not believed, or they are somebody else's: then nothing is known, and each message is repeated.
         """
         if not self._mixed:
             self._batch.acked()
         self._batch.forget()
         if self._mixed:
             return
-        if count >= self.size and not self._heard:
+        if believed and count >= self.size and not self._heard:
             for portion in self._portions:
                 portion.delivery.all_stored(portion.indexes)
             return
         for n, (delivery, index) in enumerate(self._members, 1):
             if n in self._heard:
                 continue
-            if n <= count:
+            if not believed:
+                delivery.doubted(index)
+            elif n <= count:
                 delivery.stored(index)
             else:
                 delivery.not_stored(index)

@@ -222,6 +222,11 @@ class Delivery:
             self._again.add(index)
             self._repeat_soon()
 
+    def doubted(self, index: int) -> None:
+        """The stream knows the id, but not yet whether a message with it is stored: it is sent again, alone."""
+        self.lost(index)
+        self._repeat_soon()
+
     def denied(self, index: int, maybe_stored: bool) -> None:
         """The broker does not let this user produce to this station."""
         error = Forbidden(f"the broker does not allow this user to produce to station {self.station.name}")

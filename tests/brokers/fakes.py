@@ -173,6 +173,10 @@ class Recorder:
         """To be sent again."""
         self.told.append(("again", index))
 
+    def doubted(self, index: int) -> None:
+        """Maybe stored, and to be sent again."""
+        self.told.append(("doubted", index))
+
     def on_error(self, index: int, error: GatewayError) -> None:
         """Refused."""
         self.told.append(("refused", index))

@@ -232,7 +232,7 @@ def test_a_count_of_known_ids_alone_is_not_believed() -> None:
     """The batch has stored nothing, and whether others have is told of each message alone."""
     group, recorder, asked = group_of(2)
     group.answered(2, b'{"stream":"s","seq":0,"batch":"b","count":2}', None)
-    assert recorder.told == [("again", 0), ("again", 1)]
+    assert recorder.told == [("doubted", 0), ("doubted", 1)]
     assert asked == ["forget"]
 
 
