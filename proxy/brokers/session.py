@@ -38,6 +38,7 @@ LIMIT_MEMORY_SECONDS = 2.0
 WINDOW_MEMORY_SECONDS = 60.0  # an operator may shorten it meanwhile
 MAX_KNOWN_STATIONS = 10_000
 NAME_IN_USE = 10058
+NO_MESSAGE = 10037
 SUBJECTS_OVERLAP = 10065
 
 
@@ -54,10 +55,17 @@ class StreamConfig(msgspec.Struct):
     duplicate_window: int = 0
 
 
+class StreamState(msgspec.Struct):
+    """The part of a stream's state that counts here."""
+
+    last_seq: int = 0
+
+
 class Info(msgspec.Struct):
     """Answer to `STREAM.INFO` and `STREAM.CREATE`."""
 
     config: StreamConfig = msgspec.field(default_factory=StreamConfig)
+    state: StreamState = msgspec.field(default_factory=StreamState)
     error: ApiError | None = None
 
 
@@ -247,8 +255,17 @@ class Session:
             return None
 
     async def _payload(self, stream: str, sequence: int) -> bytes | None:
-        got: Got = await self._api.ask(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, Got)
-        return None if got.error else base64.b64decode(got.message.data)
+        """Only a stream that is that far can say that the message is gone; one whose leader is new may not be yet."""
+        for _ in range(2):
+            got: Got = await self._api.ask(f"STREAM.MSG.GET.{stream}", {"seq": sequence}, Got)
+            if got.error is None:
+                return base64.b64decode(got.message.data)
+            if got.error.err_code != NO_MESSAGE:
+                raise BrokerRefused(f"the broker cannot tell its messages: {got.error.description}")
+            info: Info = await self._api.ask(f"STREAM.INFO.{stream}", {}, Info)
+            if info.error is not None or info.state.last_seq < sequence:
+                raise BrokerRefused("the station's leader does not have all its messages yet")
+        return None
 
     async def dead_letter(self, station: Station, rejected: list[tuple[Message, str]]) -> list[GatewayError | None]:
         """NATS keeps none, and says so; the gateway does."""

@@ -308,6 +308,21 @@ def test_a_known_key_that_cannot_be_compared_now_is_left_open(fake: Fakes, produ
     assert facts(error) == ("AckTimeout", "unknown", "with-key")
 
 
+@pytest.mark.parametrize("code", [10008, 10037])
+def test_a_known_key_is_compared_when_the_stream_has_its_leader(fake: Fakes, producing: Producing, code: int) -> None:
+    """One without a leader, or with one that does not have all messages yet, has not lost the one it is asked for."""
+    asked = []
+
+    def answer(server: FakeNats, message: Published) -> bytes:
+        if not message.subject.startswith("$JS.API.STREAM.MSG.GET."):
+            return ack(message, more=',"duplicate":true')
+        asked.append(message)
+        return error(message, code) if len(asked) == 1 else reply(message, b'{"message":{"data":"eQ=="}}')
+
+    refusal = failure(producing(fake(answer)).single, ROOT, ORDERS, b"x", (), "key")
+    assert facts(refusal) == ("KeyReused", "no", "never")
+
+
 def test_a_known_key_is_compared_when_the_connection_has_come_back(fake: Fakes, producing: Producing) -> None:
     """A connection that ends meanwhile is a fault like others: nobody notices."""
     asked = []
