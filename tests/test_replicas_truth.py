@@ -5,23 +5,18 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from proxy.config import Config
-from proxy.messages import station_named
-from proxy.producer import Producer
-from tests.brokers.tools import ROOT, failure, settings
 from tests.clients import Sender, logged_on, with_tokens_of
 from tests.faults.cluster import Cluster, NotNow
 from tests.faults.ledger import ACKED, NOT_STORED, UNKNOWN, Answer, Ledger
 from tests.servers import Gateway
 
-ORDERS = station_named("orders")
 USERS = ("shop", "depot", "mill")
 SIZES = (1, 1, 1, 2, 10, 64, 120, 300)
 LARGE = "x" * 3000
@@ -134,26 +129,3 @@ def _compare(stored: list[bytes], ledgers: list[Ledger]) -> None:
                 if "Prefer" in order.headers and len({payload in there for payload in order.payloads}) > 1
             ]
             assert torn == []
-
-
-@pytest.mark.parametrize("count", [2, 100])
-def test_a_repeat_is_not_acked_before_what_it_repeats_is_stored(
-    cluster: Cluster, producer: Callable[[Config], Producer], count: int
-) -> None:
-    """A leader alone knows the ids of what it has only proposed; if it ended now, the messages would be gone."""
-    leader = cluster.leader("orders")
-    others = [server for server in cluster.servers if server is not leader]
-    one, other = (producer(settings(leader.url, PRODUCE_TIMEOUT_SECONDS="1")) for _ in range(2))
-    for replica in (one, other):
-        replica.single(ROOT, ORDERS, b"before", ())
-    for server in others:
-        server.kill()
-    payloads = [b"%d" % n for n in range(count)]
-    batch = ROOT, ORDERS, payloads, (), "key", "together"
-    errors = [failure(replica.batch, *batch) for replica in (one, other)]
-    assert [(error.status, error.stored) for error in errors] == [(504, "unknown")] * 2
-    for server in others:
-        server.start()
-    cluster.patiently(lambda: cluster._led("orders"))
-    assert len(producer(settings(leader.url)).batch(*batch)) == count
-    assert cluster.payloads("orders") == [b"before", b"before", *payloads]
