@@ -32,8 +32,8 @@ LAYERS = [
     "proxy.validators.avro_json proxy.validators.graphql",
     "proxy.validators.avro_binary",
     "proxy.validators.avro",
-    "proxy.brokers.answers proxy.brokers.connection proxy.brokers.embedded_files proxy.brokers.frames "
-    "proxy.brokers.tasks proxy.brokers.tokens proxy.brokers.waiting proxy.brokers.windows",
+    "proxy.brokers.answers proxy.brokers.connection proxy.brokers.doubts proxy.brokers.embedded_files "
+    "proxy.brokers.frames proxy.brokers.tasks proxy.brokers.tokens proxy.brokers.waiting proxy.brokers.windows",
     "proxy.validators.json_definition",
     "proxy.validators.json_cost proxy.validators.json_meta",
     "proxy.validators.json_schema",

@@ -181,7 +181,7 @@ class Group:
     def _on_commit(self, count: int, believed: bool) -> None:
         """The batch has ended: the first `count` are stored, those after are not.
 
-        Unless that is not believed, or they are somebody else's: then nothing is known, and each message is repeated.
+        Unless that is not believed, or they are somebody else's: then it is not known, and they are repeated.
         """
         if not self._mixed:
             self._batch.acked()
@@ -195,12 +195,12 @@ class Group:
         for n, (delivery, index) in enumerate(self._members, 1):
             if n in self._heard:
                 continue
-            if not believed:
-                delivery.doubted(index)
-            elif n <= count:
+            if n > count:
+                delivery.not_stored(index)
+            elif believed:
                 delivery.stored(index)
             else:
-                delivery.not_stored(index)
+                delivery.doubted(index)
 
 
 class Departure(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any
 
 from proxy.brokers import Reply, Session, answers
 from proxy.brokers.connection import NO_RESPONDERS
+from proxy.brokers.doubts import Doubts
 from proxy.brokers.tokens import tokens
 from proxy.errors import AckTimeout, BrokerAway, BrokerRefused, Forbidden, GatewayError, KeyReused, TooLarge
 from proxy.messages import Ack, Elements, Message, Station
@@ -90,7 +91,7 @@ class Delivery:
         self.token = tokens.take(count)
         self._flying: dict[int, float] = {}
         self._again: set[int] = set()
-        self._unanswered: set[int] = set()
+        self._unanswered = Doubts()
         self._repeated: set[int] = set()
         self._first_sent = self._looked = self.repeated_at = 0.0
         self.alone = self._looking = self._finding = self._repeating = False
@@ -224,7 +225,7 @@ class Delivery:
 
     def doubted(self, index: int) -> None:
         """The stream knows the id, but not yet whether a message with it is stored: it is sent again, alone."""
-        self.lost(index)
+        self._not_now(index, BrokerRefused("the broker has not stored the message yet"), known=True)
         self._repeat_soon()
 
     def denied(self, index: int, maybe_stored: bool) -> None:
@@ -260,11 +261,11 @@ class Delivery:
 
     def on_error(self, index: int, error: answers.ApiError) -> None:
         """The stream refused the message, for good or for now."""
-        if error.err_code == ID_IN_PROCESS:
-            self._unanswered.add(index)  # an earlier one is under way, maybe of another request, and may be stored
         if error.err_code == ID_IN_PROCESS or error.err_code in NOT_NOW:
-            self._not_now(index, BrokerRefused(f"the broker is not ready: {error.description}"))
+            not_ready = BrokerRefused(f"the broker is not ready: {error.description}")
+            self._not_now(index, not_ready, known=error.err_code == ID_IN_PROCESS)
             return
+        self._unanswered.refused(index)
         self._flying.pop(index, None)
         refusal: GatewayError = BrokerRefused(f"the broker refused the message: {error.description}")
         if error.err_code == MESSAGE_TOO_LARGE:
@@ -288,7 +289,12 @@ class Delivery:
         else:
             self._settle(index, result)
 
-    def _not_now(self, index: int, why: GatewayError) -> None:
+    def _not_now(self, index: int, why: GatewayError, known: bool = False) -> None:
+        """Has it sent again later. `known`: the leader knows the id, maybe from another request, and will tell more."""
+        if known:
+            self._unanswered.add_known(index)
+        else:
+            self._unanswered.leader_left(index)
         self._flying.pop(index, None)
         self._why = why
         self._again.add(index)

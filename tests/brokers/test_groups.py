@@ -236,6 +236,13 @@ def test_a_count_of_known_ids_alone_is_not_believed() -> None:
     assert asked == ["forget"]
 
 
+def test_what_is_not_counted_is_known_not_to_be_stored() -> None:
+    """Though what is counted is not believed."""
+    group, recorder, _ = group_of(2)
+    group.answered(2, b'{"stream":"s","seq":0,"batch":"b","count":1}', None)
+    assert recorder.told == [("doubted", 0), ("again", 1)]
+
+
 def test_what_is_counted_of_another_batch_of_the_same_name_is_not_believed() -> None:
     """The first of ours was not the first that the stream has seen: nothing is known, and it is repeated in time."""
     group, recorder, asked = group_of(3)

@@ -109,6 +109,19 @@ def test_what_is_in_process_until_the_deadline_may_be_stored(fake: Fakes, produc
     assert facts(failed) == ("AckTimeout", "unknown", "with-key")
 
 
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [((10158, 10158, 10077), "no"), ((10158, 10008, 10077), "unknown"), ((10008, 10158, 10077), "no")],
+)
+def test_a_leader_that_knew_an_id_and_refuses_its_message_has_not_stored_it(
+    fake: Fakes, producing: Producing, codes: tuple[int, ...], told: str
+) -> None:
+    """It would say again that it knows it; but one that comes after another leader may know less."""
+    server = fake(lambda server, message: error(message, codes[min(message.number, len(codes)) - 1]))
+    failed = failure(producing(server).single, ROOT, ORDERS, b"x", (), "k1")
+    assert (type(failed).__name__, failed.stored) == ("BrokerRefused" if told == "no" else "AckTimeout", told)
+
+
 @pytest.mark.parametrize("code", [10060, 10077, 10123])
 def test_what_will_not_be_stored_is_told_at_once(fake: Fakes, producing: Producing, code: int) -> None:
     """Other errors do not pass by waiting."""
