@@ -98,6 +98,8 @@ class Tokens:
         self._remembered: dict[str, Caller] = {}
         self._revoked: dict[str, int] = {}  # families, and when their last tokens expire
         self._swept = 0.0
+        #: Called before a token is taken; raises while it is not known which were revoked before this process began.
+        self.prepare: Callable[[], None] = lambda: None
 
     def init_app(self, app: Flask, refuse: Callable[..., Any]) -> None:
         """Makes `@jwt_required()` and `get_jwt()` work in the application, by our rules.
@@ -114,7 +116,7 @@ class Tokens:
         )
         manager = JWTManager(app)
         manager.decode_key_loader(self._decoding_key)
-        manager.token_in_blocklist_loader(lambda header, claims: claims["fam"] in self._revoked)
+        manager.token_in_blocklist_loader(lambda header, claims: self._is_revoked(claims["fam"]))
         for loader in (
             manager.expired_token_loader,
             manager.invalid_token_loader,
@@ -211,6 +213,10 @@ class Tokens:
                 if caller.family in new:
                     self._remembered.pop(token, None)
 
+    def _is_revoked(self, family: str) -> bool:
+        self.prepare()
+        return family in self._revoked
+
     def _sweep(self, now: float) -> None:
         """Forgets families of which no token lives any more; once a minute is enough."""
         if now - self._swept >= SWEEP_SECONDS:
@@ -228,6 +234,7 @@ class Tokens:
             raise Unauthorized from None
         if claims["type"] != kind:
             raise Unauthorized
+        self.prepare()
         content = json.loads(unseal(key.sealing, claims["cred"], claims["jti"]))
         return Caller(Credentials(*content), claims["exp"], claims["fam"])
 
