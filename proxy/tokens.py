@@ -190,7 +190,8 @@ class Tokens:
 
     def end_of(self, caller: Caller) -> int:
         """When the last token of this caller's family expires at the latest (Unix time)."""
-        return min(_family_end(caller.family), int(time.time()) + 60 * self._config.max_token_expiry_in_minutes)
+        longest = 60 * self._config.max_token_expiry_in_minutes
+        return min(_family_end(caller.family), int(time.time()) + LEEWAY_SECONDS + longest)
 
     @property
     def can_revoke(self) -> bool:
@@ -236,7 +237,7 @@ class Tokens:
             raise Unauthorized
         self.prepare()
         content = json.loads(unseal(key.sealing, claims["cred"], claims["jti"]))
-        return Caller(Credentials(*content), claims["exp"], claims["fam"])
+        return Caller(Credentials(*content), self._end(claims), claims["fam"])
 
     def _decoding_key(self, header: dict[str, Any], claims: dict[str, Any]) -> bytes:
         """flask-jwt-extended asks for the key of a token that it has not verified yet."""
@@ -245,9 +246,13 @@ class Tokens:
                 raise InvalidTokenError(f"claim {name} is absent or of another type")
         if not _FAMILY.fullmatch(claims["fam"]):
             raise InvalidTokenError("claim fam is of another form")
-        if claims["exp"] <= time.time():  # PyJWT's leeway is for `iat` and `nbf`, and would count here too
+        if self._end(claims) <= time.time():  # PyJWT's leeway is for `iat` and `nbf`, and would count here too
             raise InvalidTokenError("expired")
         return self._key(header.get("kid"), claims["type"]).signing
+
+    def _end(self, claims: dict[str, Any]) -> int:
+        """When a token expires; one that was issued for longer than is allowed by now would outlive its log-out."""
+        return int(min(claims["exp"], claims["iat"] + 60 * self._config.max_token_expiry_in_minutes))
 
     def _key(self, key_id: Any, kind: str) -> Key:
         for key in self._keys.get(kind, ()):
