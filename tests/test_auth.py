@@ -304,6 +304,8 @@ def test_an_unknown_user_and_a_wrong_token_look_the_same(api: Api) -> None:
         {"username": "nobody", "connection_token": "memphis"},
         {"username": "ROOT", "connection_token": "memphis"},
         {"username": "root", "connection_token": "memphis\0"},
+        {"username": "root", "connection_token": "\u00e9" * 1024},  # more than the broker reads
+        {"username": "\0" * 1024, "connection_token": "memphis"},
     ]
     started = time.monotonic()
     with ThreadPoolExecutor(len(tries)) as threads:
