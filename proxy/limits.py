@@ -63,9 +63,10 @@ class Limits:
     def log_on(self, address: str, credentials: Credentials | None = None) -> Iterator[None]:
         """Around a log-on: it is counted if it raises `Unauthorized`, and refused if too many did before.
 
-        Those under way at once are not counted yet; `MAX_LOGONS` bounds them.
+        Those under way at once are not counted yet; `MAX_LOGONS` bounds them. Users of one name count together whatever
+        their account: a secret that an account does not take is tried without it, so it is a guess at all of them.
         """
-        senders = _sender(address), self._name(credentials) if credentials is not None else ""
+        senders = _sender(address), _bare(credentials.user) if credentials is not None else ""
         counts = [(quota, sender) for quota, sender in zip(self._failures, senders, strict=True) if sender]
         for quota, sender in counts:
             if quota.spent(sender):
@@ -79,9 +80,7 @@ class Limits:
 
     def _name(self, credentials: Credentials) -> str:
         """Whom the broker takes the caller for. Plain NATS knows no accounts: naming others makes nobody new."""
-        user = credentials.user
-        if "$" in user:
-            user = re.sub(r"\$[0-9]+\Z", "", user)
+        user = _bare(credentials.user)
         return f"{credentials.account}/{user}" if self._tenants else user
 
 
@@ -182,6 +181,11 @@ class Table(Storage):
                 if self._rows[first][1] > now and len(self._rows) < MAX_SENDERS:
                     return
                 self._rows.pop(first, None)
+
+
+def _bare(user: str) -> str:
+    """The user without an account behind it."""
+    return re.sub(r"\$[0-9]+\Z", "", user) if "$" in user else user
 
 
 @functools.lru_cache(maxsize=4096)
