@@ -11,7 +11,6 @@ import contextlib
 import functools
 import ipaddress
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,7 +19,7 @@ from limits.storage import Storage
 from limits.strategies import FixedWindowRateLimiter
 
 from proxy.config import Config
-from proxy.credentials import Credentials
+from proxy.credentials import Credentials, bare
 from proxy.errors import RateLimited, Unauthorized
 from proxy.parsers import Rate
 
@@ -66,7 +65,7 @@ class Limits:
         Those under way at once are not counted yet; `MAX_LOGONS` bounds them. Users of one name count together whatever
         their account: a secret that an account does not take is tried without it, so it is a guess at all of them.
         """
-        senders = _sender(address), _bare(credentials.user) if credentials is not None else ""
+        senders = _sender(address), bare(credentials.user) if credentials is not None else ""
         counts = [(quota, sender) for quota, sender in zip(self._failures, senders, strict=True) if sender]
         for quota, sender in counts:
             if quota.spent(sender):
@@ -80,7 +79,7 @@ class Limits:
 
     def _name(self, credentials: Credentials) -> str:
         """Whom the broker takes the caller for. Plain NATS knows no accounts: naming others makes nobody new."""
-        user = _bare(credentials.user)
+        user = bare(credentials.user)
         return f"{credentials.account}/{user}" if self._tenants else user
 
 
@@ -181,11 +180,6 @@ class Table(Storage):
                 if self._rows[first][1] > now and len(self._rows) < MAX_SENDERS:
                     return
                 self._rows.pop(first, None)
-
-
-def _bare(user: str) -> str:
-    """The user without an account behind it."""
-    return re.sub(r"\$[0-9]+\Z", "", user) if "$" in user else user
 
 
 @functools.lru_cache(maxsize=4096)

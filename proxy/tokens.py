@@ -236,8 +236,9 @@ class Tokens:
         if claims["type"] != kind:
             raise Unauthorized
         self.prepare()
-        content = json.loads(unseal(key.sealing, claims["cred"], claims["jti"]))
-        return Caller(Credentials(*content), self._end(claims), claims["fam"])
+        user, secret, account = json.loads(unseal(key.sealing, claims["cred"], claims["jti"]))
+        credentials = Credentials(user, secret, account, tenants=self._config.at_memphis)
+        return Caller(credentials, self._end(claims), claims["fam"])
 
     def _decoding_key(self, header: dict[str, Any], claims: dict[str, Any]) -> bytes:
         """flask-jwt-extended asks for the key of a token that it has not verified yet."""
