@@ -139,8 +139,9 @@ def _whole(digits: str) -> int | float:
 def _credentials(fields: dict[str, Any]) -> Credentials:
     """A user may name its account behind a `$`; a field of its own wins over that."""
     account = str(fields.get("account_id", "") or re.search(r"\$([0-9]+)\Z|\Z", fields["username"])[1] or "")  # type: ignore[index]
-    secret = the_stations().config.secret_of(fields["connection_token"], fields["password"])
-    return Credentials(fields["username"], secret, account)
+    config = the_stations().config
+    secret = config.secret_of(fields["connection_token"], fields["password"])
+    return Credentials(fields["username"], secret, account, tenants=config.at_memphis)
 
 
 def _answer(issued: Issued) -> Response:

@@ -7,6 +7,7 @@ Routes of a team's own use it as ours do::
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -72,6 +73,7 @@ class Stations:
         self.limits = Limits(config)
         self.tokens = Tokens(config)
         self.producer = Producer(config, self.tokens.revoke)
+        self.tokens.prepare = functools.partial(self.producer.check_revocations, ever=True)
         #: Whether the worker is about to stop; for whoever runs it to set.
         self.leaving: Callable[[], bool] = lambda: False
         self.producer.leaving = lambda: self.leaving()

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import ipaddress
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,7 +19,7 @@ from limits.storage import Storage
 from limits.strategies import FixedWindowRateLimiter
 
 from proxy.config import Config
-from proxy.credentials import Credentials
+from proxy.credentials import Credentials, bare
 from proxy.errors import RateLimited, Unauthorized
 from proxy.parsers import Rate
 
@@ -63,9 +62,10 @@ class Limits:
     def log_on(self, address: str, credentials: Credentials | None = None) -> Iterator[None]:
         """Around a log-on: it is counted if it raises `Unauthorized`, and refused if too many did before.
 
-        Those under way at once are not counted yet; `MAX_LOGONS` bounds them.
+        Those under way at once are not counted yet; `MAX_LOGONS` bounds them. Users of one name count together whatever
+        their account: a secret that an account does not take is tried without it, so it is a guess at all of them.
         """
-        senders = _sender(address), self._name(credentials) if credentials is not None else ""
+        senders = _sender(address), bare(credentials.user) if credentials is not None else ""
         counts = [(quota, sender) for quota, sender in zip(self._failures, senders, strict=True) if sender]
         for quota, sender in counts:
             if quota.spent(sender):
@@ -79,9 +79,7 @@ class Limits:
 
     def _name(self, credentials: Credentials) -> str:
         """Whom the broker takes the caller for. Plain NATS knows no accounts: naming others makes nobody new."""
-        user = credentials.user
-        if "$" in user:
-            user = re.sub(r"\$[0-9]+\Z", "", user)
+        user = bare(credentials.user)
         return f"{credentials.account}/{user}" if self._tenants else user
 
 

@@ -40,6 +40,14 @@ def _tell(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableM
     return event
 
 
+def _harmless(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A terminal does what control characters tell it, and senders may have written them; JSON escapes them anyway."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = value.encode("unicode_escape").decode()
+    return event
+
+
 def configure(level: str) -> None:
     """Sets up structlog to write to standard output, unless the application around us has set it up already."""
     for name in _SILENT:
@@ -53,7 +61,7 @@ def configure(level: str) -> None:
             structlog.processors.add_log_level,
             _tell,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.format_exc_info]),
+            _harmless if terminal else structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(_as_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

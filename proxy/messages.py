@@ -122,7 +122,7 @@ class Delivered(NamedTuple):
     ack: str
 
 
-class Schema(msgspec.Struct, frozen=True, kw_only=True):
+class Schema(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     """What payloads have to satisfy: a definition in one of the languages that `proxy.validators` knows.
 
     `message_struct_name` is the message of a protobuf definition that payloads are, `strict` refuses what that message

@@ -130,11 +130,15 @@ class Producer:
         except GaveUp:
             raise ChangeUnconfirmed from None
 
-    def check_revocations(self) -> None:
-        """Sees that this process knows what was revoked. Raises `BrokerAway`."""
-        bridge = self._running()
+    def check_revocations(self, ever: bool = False) -> None:
+        """Sees that this process knows what was revoked; with `ever`, that it has once known. Raises `BrokerAway`."""
+        if not self._config.root_user:
+            return
+        bridge, revocations = self._running(), self._pool.revocations
+        if ever and revocations.begun:
+            return
         try:
-            bridge.run(self._pool.revocations.check, timeout=CHECK_SECONDS)
+            bridge.run(revocations.check_begun if ever else revocations.check, timeout=CHECK_SECONDS)
         except GaveUp:
             raise BrokerAway from None
 

@@ -98,6 +98,8 @@ class Tokens:
         self._remembered: dict[str, Caller] = {}
         self._revoked: dict[str, int] = {}  # families, and when their last tokens expire
         self._swept = 0.0
+        #: Called before a token is taken; raises while it is not known which were revoked before this process began.
+        self.prepare: Callable[[], None] = lambda: None
 
     def init_app(self, app: Flask, refuse: Callable[..., Any]) -> None:
         """Makes `@jwt_required()` and `get_jwt()` work in the application, by our rules.
@@ -114,7 +116,7 @@ class Tokens:
         )
         manager = JWTManager(app)
         manager.decode_key_loader(self._decoding_key)
-        manager.token_in_blocklist_loader(lambda header, claims: claims["fam"] in self._revoked)
+        manager.token_in_blocklist_loader(lambda header, claims: self._is_revoked(claims["fam"]))
         for loader in (
             manager.expired_token_loader,
             manager.invalid_token_loader,
@@ -188,7 +190,8 @@ class Tokens:
 
     def end_of(self, caller: Caller) -> int:
         """When the last token of this caller's family expires at the latest (Unix time)."""
-        return min(_family_end(caller.family), int(time.time()) + 60 * self._config.max_token_expiry_in_minutes)
+        longest = 60 * self._config.max_token_expiry_in_minutes
+        return min(_family_end(caller.family), int(time.time()) + LEEWAY_SECONDS + longest)
 
     @property
     def can_revoke(self) -> bool:
@@ -211,6 +214,10 @@ class Tokens:
                 if caller.family in new:
                     self._remembered.pop(token, None)
 
+    def _is_revoked(self, family: str) -> bool:
+        self.prepare()
+        return family in self._revoked
+
     def _sweep(self, now: float) -> None:
         """Forgets families of which no token lives any more; once a minute is enough."""
         if now - self._swept >= SWEEP_SECONDS:
@@ -228,8 +235,10 @@ class Tokens:
             raise Unauthorized from None
         if claims["type"] != kind:
             raise Unauthorized
-        content = json.loads(unseal(key.sealing, claims["cred"], claims["jti"]))
-        return Caller(Credentials(*content), claims["exp"], claims["fam"])
+        self.prepare()
+        user, secret, account = json.loads(unseal(key.sealing, claims["cred"], claims["jti"]))
+        credentials = Credentials(user, secret, account, tenants=self._config.at_memphis)
+        return Caller(credentials, self._end(claims), claims["fam"])
 
     def _decoding_key(self, header: dict[str, Any], claims: dict[str, Any]) -> bytes:
         """flask-jwt-extended asks for the key of a token that it has not verified yet."""
@@ -238,9 +247,13 @@ class Tokens:
                 raise InvalidTokenError(f"claim {name} is absent or of another type")
         if not _FAMILY.fullmatch(claims["fam"]):
             raise InvalidTokenError("claim fam is of another form")
-        if claims["exp"] <= time.time():  # PyJWT's leeway is for `iat` and `nbf`, and would count here too
+        if self._end(claims) <= time.time():  # PyJWT's leeway is for `iat` and `nbf`, and would count here too
             raise InvalidTokenError("expired")
         return self._key(header.get("kid"), claims["type"]).signing
+
+    def _end(self, claims: dict[str, Any]) -> int:
+        """When a token expires; one that was issued for longer than is allowed by now would outlive its log-out."""
+        return int(min(claims["exp"], claims["iat"] + 60 * self._config.max_token_expiry_in_minutes))
 
     def _key(self, key_id: Any, kind: str) -> Key:
         for key in self._keys.get(kind, ()):

@@ -9,9 +9,13 @@ from marshmallow import Schema, ValidationError
 
 from proxy.errors import BadBody
 
+MAX_FIELDS = 1000  # each one that is not known is told, so many of them would cost more than any good body
+
 
 def load(shape: Schema, body: Any) -> dict[str, Any]:
     """The body in that shape. Raises `BadBody`, which names each field that is wrong, and what it must be."""
+    if isinstance(body, dict) and len(body) > MAX_FIELDS:
+        raise BadBody(f"the body has more than {MAX_FIELDS} fields")
     try:
         loaded: dict[str, Any] = shape.load(body)
     except ValidationError as error:

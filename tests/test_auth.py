@@ -13,7 +13,8 @@ from flask import Flask
 from werkzeug.wrappers import Response
 
 from tests.application import JSON, Api, unreadable
-from tests.servers import NatsServer
+from tests.brokers.tools import MONITOR, sessions
+from tests.servers import NatsServer, eventually
 
 PATH = "/auth/authenticate"
 FORM = "application/x-www-form-urlencoded"
@@ -304,6 +305,8 @@ def test_an_unknown_user_and_a_wrong_token_look_the_same(api: Api) -> None:
         {"username": "nobody", "connection_token": "memphis"},
         {"username": "ROOT", "connection_token": "memphis"},
         {"username": "root", "connection_token": "memphis\0"},
+        {"username": "root", "connection_token": "\u00e9" * 1024},  # more than the broker reads
+        {"username": "\0" * 1024, "connection_token": "memphis"},
     ]
     started = time.monotonic()
     with ThreadPoolExecutor(len(tries)) as threads:
@@ -332,6 +335,18 @@ def test_a_live_session_is_no_proof(api: Api, station: str) -> None:
     """Whoever does not know the token is refused although its user is connected."""
     assert api.single(station).status_code == 200
     assert api.authenticate({**GOOD, "connection_token": "wrong"}).status_code == 401
+
+
+def test_a_user_has_one_session_whatever_accounts_are_named(
+    nats_server: Callable[..., NatsServer], make_app: Callable[..., Flask]
+) -> None:
+    """To a broker without accounts all of these are one: naming them must not use up the sessions of others."""
+    server = nats_server(MONITOR, users={"root": "memphis"})
+    api = Api(make_app(server.url))
+    for body in (GOOD, {**GOOD, "account_id": 7}, {**GOOD, "username": "root$8"}):
+        token = api.authenticate(body).get_json()["jwt"]
+        assert api.single("orders", Authorization=f"Bearer {token}").status_code == 200
+    eventually(lambda: sessions(server) == 1)
 
 
 def test_a_broker_that_is_away_is_no_refusal(lonely: Api) -> None:

@@ -15,7 +15,7 @@ from proxy.credentials import Credentials
 from proxy.errors import RateLimited, Unauthorized
 from proxy.limits import Limits, Quota, Table
 from proxy.parsers import Rate
-from tests.application import JSON, Api, add_team_routes, payloads, running, settings
+from tests.application import JSON, NOWHERE, Api, add_team_routes, payloads, running, settings
 from tests.clients import logged_on, with_tokens_of
 from tests.servers import Gateway, NatsServer
 
@@ -89,6 +89,18 @@ def test_accounts_of_a_broker_that_has_them_are_apart(clock: Clock) -> None:
     known = Limits(settings("memphis://broker:6666", RATE_LIMIT_PER_USER="7/second"), clock)
     first, second = Credentials("alice", "a", "1"), Credentials("alice", "a", "2")
     assert (_admitted(known, credentials=first), _admitted(known, credentials=second)) == (7, 7)
+
+
+@pytest.mark.parametrize("broker", [NOWHERE, "memphis://broker:6666"])
+def test_naming_accounts_gives_no_more_guesses(clock: Clock, broker: str) -> None:
+    """A Memphis broker is asked without the account where it does not take it, so all of them are guesses at one."""
+    known = Limits(settings(broker, AUTH_FAILURES_PER_MINUTE="3"), clock)
+    for number in range(3):
+        _fail(known, f"192.0.2.{number}", Credentials("alice", str(number), str(number)))
+    with pytest.raises(RateLimited), known.log_on("192.0.2.9", Credentials("alice$7", "x")):
+        pass
+    with known.log_on("192.0.2.9", BOB):
+        pass
 
 
 def test_what_goes_another_way_is_counted_once(clock: Clock) -> None:

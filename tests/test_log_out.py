@@ -315,6 +315,29 @@ def test_a_replica_without_the_broker_is_not_ready_and_catches_up(make: Make, se
 
 
 @pytest.mark.slow
+def test_a_replica_that_starts_without_the_broker_takes_no_token_until_it_knows(make: Make, server: NatsServer) -> None:
+    """What was logged out before is refused from the first request on, whoever reaches the broker first."""
+    first = make()
+    gone, good = _issued(first), _issued(first)
+    assert _with(first, gone.access).status_code == 200
+    server.stop()
+    later = make()
+    assert _statuses(later, gone) == [503] * 4
+    server.start()
+    seen: set[int] = set()
+    eventually(lambda: seen.update(_statuses(later, gone)) or 401 in seen, 10)
+    assert 200 not in seen
+    assert _statuses(later, good) == [200] * 4
+
+
+def test_a_user_of_its_own_who_is_not_let_in_keeps_nobody_from_producing(make: Make) -> None:
+    """Nobody can tell then what was revoked: readiness says so, and refreshing waits."""
+    app = make(CONNECTION_TOKEN="wrong")
+    assert Api(app).request("GET", "/monitoring/ready").status_code == 503
+    assert _statuses(app, _issued(app)) == [200, 200, 200, 503]
+
+
+@pytest.mark.slow
 def test_all_workers_of_a_gateway_know(gateway: Callable[..., Gateway]) -> None:
     """With the embedded broker, whose user is there by itself; on connections to whichever worker."""
     started = gateway({"WEB_CONCURRENCY": "2"}).start()

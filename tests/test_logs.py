@@ -121,6 +121,19 @@ def test_nobody_can_write_a_line_of_their_own(make_app: Callable[..., Flask], re
     assert {line["event"] for line in read()} <= {"request", "broker_away"}
 
 
+def test_nobody_can_tell_the_terminal_what_to_do(
+    make_app: Callable[..., Flask], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control characters are escaped where a terminal is written to: in its colours, not in a sender's."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    api = Api(make_app())
+    api.post("/stations/%1b]0;mine%07/produce/single", b"x", headers={"Authorization": None})
+    written = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "/produce/single" in written
+    assert "\\x1b]0;mine\\x07" in written
+    assert written.replace("\n", "").isprintable()
+
+
 # ---- what is in no line --------------------------------------------------------------------------------------------
 
 

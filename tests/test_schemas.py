@@ -11,6 +11,7 @@ import schemas
 from proxy.errors import BadBody
 from proxy.tokens import Issued
 from schemas.auth import Authenticate, Refresh, Tokens
+from schemas.consume import Acks
 from schemas.stations import AckAt, AckOf, Key
 
 GOOD = {"username": "root", "connection_token": "memphis"}
@@ -119,3 +120,18 @@ def test_keys_are_visible_ascii(key: str) -> None:
     """1 to 200 characters of it, and no line break behind them."""
     with pytest.raises(BadBody, match="key: must be 1 to 200 visible ASCII characters"):
         schemas.load(Key(), {"key": key})
+
+
+def test_fields_without_number_are_not_told_one_by_one() -> None:
+    """To tell each of those that are not known would cost more than any good body does."""
+    with pytest.raises(BadBody) as caught:
+        schemas.load(_Outer(), {f"zzz{number}": 1 for number in range(1001)})
+    assert caught.value.message == "the body has more than 1000 fields"
+
+
+@pytest.mark.parametrize("ids", [[], [1] * 5001, ["x"] * 5001])
+def test_a_list_of_too_many_ids_is_not_looked_into(ids: list[Any]) -> None:
+    """Whatever stands in it, the one fault is its length."""
+    with pytest.raises(BadBody) as caught:
+        schemas.load(Acks(), {"ack_ids": ids})
+    assert caught.value.message == "ack_ids: must have 1 to 5000 ids"

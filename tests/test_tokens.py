@@ -329,6 +329,20 @@ def test_a_remembered_token_still_expires(app: Flask) -> None:
     _assert_refused(app, "caller", token)
 
 
+def test_a_lower_limit_on_lifetimes_counts_for_tokens_that_are_older(make_app: Callable[..., Flask]) -> None:
+    """Else they would be taken again once their log-out, kept for as long as a token may live, is forgotten."""
+    issued = _issued(access_minutes=600)
+    app = make_app(MAX_TOKEN_EXPIRY_IN_MINUTES="10")
+    add_team_routes(app)
+    tokens: Tokens = app.extensions["stations"].tokens
+    with app.app_context():
+        caller = tokens.verify(issued.access)
+    assert caller.expires <= tokens.end_of(caller) <= time.time() + 605
+    now = int(time.time())
+    for route in ("claims", "caller"):
+        _assert_refused(app, route, _with(iat=now - 601, nbf=now - 601)(issued.access))
+
+
 def test_the_memory_of_tokens_is_bounded(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it is full the oldest goes; a forgotten token is verified again."""
     monkeypatch.setattr(tokens_module, "MAX_REMEMBERED", 3)

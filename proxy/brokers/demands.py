@@ -10,7 +10,7 @@ Stations are read when they are first asked for. No consumer is needed, so a use
 from __future__ import annotations
 
 import asyncio
-import functools
+import weakref
 from typing import TypeVar
 
 from proxy.brokers.connection import Connection
@@ -272,7 +272,14 @@ class Demands:
             self._drop(look)
 
 
-@functools.lru_cache(maxsize=256)
+# Schemas that some session knows. A cache of so many would be of no use to sessions that look at more in turn.
+_schemas: weakref.WeakValueDictionary[int, Schema] = weakref.WeakValueDictionary()
+
+
 def _shared(schema: Schema) -> Schema:
-    """One object for all sessions that have read the same schema."""
+    """One object for all sessions that have read the same schema, so that users without number take no more memory."""
+    known = _schemas.get(hash(schema))
+    if known == schema:
+        return known
+    _schemas[hash(schema)] = schema
     return schema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 import re
 import secrets
@@ -22,6 +23,8 @@ from proxy.parsers import Rate
 LOG_ON_SECONDS = 5.0  # for a whole list of servers, so that a silent one does not use up everybody's patience
 LEAST_SECONDS = 1.0  # for one of them
 MAX_KNOWN_SERVERS = 1000
+# Servers close a connection that brings more than 4,096 bytes of JSON; what is beside the credentials has room enough.
+MAX_CREDENTIALS_BYTES = 3500
 
 
 class JetStream:
@@ -42,6 +45,8 @@ class JetStream:
         """Logs on to one of the servers. Raises `Unauthorized`, `Forbidden`, `BrokerAway`, `BrokerRefused`,
         `OpenBroker`.
         """
+        if _size(credentials) > MAX_CREDENTIALS_BYTES:
+            raise Unauthorized  # nobody has them: no server would read that far
         error: GatewayError = BrokerAway()
         for url in self._urls():
             try:
@@ -121,6 +126,11 @@ class JetStream:
             await connection.close()
         if not self._config.allow_open_broker:
             raise OpenBroker
+
+
+def _size(credentials: Credentials) -> int:
+    """Bytes of the credentials as they are sent: escaped, and the user twice to Memphis."""
+    return len(json.dumps([credentials.user, credentials.user, credentials.secret]))
 
 
 def _tls(config: Config) -> ssl.SSLContext:

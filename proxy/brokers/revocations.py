@@ -23,7 +23,7 @@ from proxy.brokers.api import Api
 from proxy.brokers.kv import TTL_SINCE, Bucket
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import BrokerAway, Forbidden, GatewayError, LogOutOff
+from proxy.errors import BrokerAway, Forbidden, GatewayError, LogOutOff, Unauthorized
 
 BUCKET = "station-revocations"
 READ_AGAIN_SECONDS = 60.0
@@ -55,12 +55,15 @@ class Revocations:
         self._bucket: Bucket | None = None
         self._task: asyncio.Task[None] | None = None
         self._settled: asyncio.Event
+        self._begun: asyncio.Event
 
     async def open(self) -> None:
         """Begins to listen; returns at once."""
-        self._settled = asyncio.Event()
+        self._settled, self._begun = asyncio.Event(), asyncio.Event()
         if self._config.root_user:
             self._task = asyncio.get_running_loop().create_task(self._listen())
+        else:
+            self._begun.set()
 
     async def close(self) -> None:
         """Ends listening."""
@@ -70,12 +73,21 @@ class Revocations:
 
     async def check(self) -> None:
         """Sees that what was revoked is known here, if anything can be. Raises `BrokerAway` after a second."""
-        if self.why_off:
-            return
-        try:
-            await asyncio.wait_for(self._settled.wait(), PATIENCE_SECONDS)
-        except asyncio.TimeoutError:
-            raise BrokerAway("which tokens were revoked is not known now; try again shortly") from None
+        if not self.why_off:
+            await _patiently(self._settled)
+
+    @property
+    def begun(self) -> bool:
+        """Whether `check_begun` would return at once. For any thread, once this is open."""
+        return self._begun.is_set()
+
+    async def check_begun(self) -> None:
+        """Sees that what was revoked before this process began is known here, once and for all: a process that has
+        read nothing yet would take every token that was ever logged out. Raises `BrokerAway` after a second.
+
+        Where nobody can read it, as `ROOT_USER` is not let in, there is nothing to wait for.
+        """
+        await _patiently(self._begun)
 
     async def revoke(self, family: str, end: int) -> None:
         """Ends a family, everywhere; its last token would expire at `end` (Unix time).
@@ -105,6 +117,8 @@ class Revocations:
                     if not self.why_off:
                         self._settled.clear()
                     await session.close()
+            except (Forbidden, Unauthorized):
+                self._begun.set()  # readiness tells; producing does not need that user
             except GatewayError:
                 pass  # readiness tells
             except Exception as error:
@@ -128,7 +142,7 @@ class Revocations:
             while not ended.is_set():
                 await self._read(bucket)
                 self.why_off = ""
-                self._settled.set()
+                self._settle()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(ended.wait(), READ_AGAIN_SECONDS)
         except Forbidden as error:  # then it cannot be told of log-outs by others either: there are none
@@ -138,7 +152,11 @@ class Revocations:
 
     def _turn_off(self, why: str) -> None:
         self.why_off = why
+        self._settle()
+
+    def _settle(self) -> None:
         self._settled.set()
+        self._begun.set()
 
     async def _see_jetstream(self, session: Any) -> None:
         """Finds out whether this account can have a bucket at all."""
@@ -158,6 +176,13 @@ class Revocations:
     def _on_subject(self, subject: bytes) -> None:
         if ends := _end_of(subject):
             self._heard(ends)
+
+
+async def _patiently(event: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), PATIENCE_SECONDS)
+    except asyncio.TimeoutError:
+        raise BrokerAway("which tokens were revoked is not known now; try again shortly") from None
 
 
 def _end_of(subject: bytes) -> dict[str, int]:

@@ -170,6 +170,7 @@ class _Walk:
         self._seen.add(id(schema))
         if len(self._seen) > MAX_SUBSCHEMAS:
             raise BadSchema(f"the definition has more than {MAX_SUBSCHEMAS} schemas in it")
+        _check_items(schema, place)
         base = self._identify(schema, place, base)
         if any(keyword in schema for keyword in self._draft.references):
             self._references.append((schema, place, base))
@@ -230,6 +231,13 @@ class _Walk:
         if not isinstance(value, dict | bool):
             raise BadSchema(f"#{place} is no schema")
         return value
+
+
+def _check_items(schema: dict[str, Any], place: str) -> None:
+    """Refuses a list of items that are no schemas: whoever looks for what is wrong finds something in each of them."""
+    items = schema.get("items")
+    if isinstance(items, list) and not all(isinstance(item, dict | bool) for item in items):
+        raise BadSchema(f"{place}/items: must be a schema, or an array of schemas")
 
 
 def _joined(base: str, reference: str, place: str) -> tuple[str, str]:

@@ -70,12 +70,12 @@ class JsonSchema:
 
     @staticmethod
     def prepare(schema: Schema) -> Schema:
-        """The schema, checked against the meta-schema of its draft too; takes up to seconds. Raises `BadSchema`."""
+        """The schema, checked against the meta-schema of its draft too. Raises `BadSchema`."""
         from proxy.validators.json_meta import check_meta_schema  # the package is slow to import
 
         json_cost.cost_of(define(schema.definition))  # before the check that takes long
         document = parsed(schema.definition)
-        check_meta_schema(draft_of(document), document)
+        check_meta_schema(draft_of(document), document, len(schema.definition.encode()))
         JsonSchema(schema)
         return schema
 

@@ -102,6 +102,17 @@ def test_a_demand_is_the_version_that_the_station_is_attached_to(one: Replica) -
     assert one.demand(ROOT, ORDERS) == Demand(name="order", version=2, schema=NONE)
 
 
+@pytest.mark.slow
+def test_all_users_share_what_their_stations_demand(one: Replica) -> None:
+    """However many schemas there are: definitions are large, and a worker has a table for each user."""
+    stations = [station_named(f"station-{number}") for number in range(300)]
+    for station in stations:
+        one.registry(ROOT, "put_schema", station.name, Schema(type="json", definition=f'{{"title": "{station.name}"}}'))
+        one.registry(ROOT, "attach", station, station.name)
+    found = [one.demand(ROOT, station).schema for station in stations]
+    assert all(one.demand(ALICE, station).schema is schema for station, schema in zip(stations, found, strict=True))
+
+
 def test_what_is_read_again_and_has_not_changed_is_the_same_object(one: Replica, server: NatsServer) -> None:
     """So that `is` is enough to see that nothing has changed."""
     one.registry(ROOT, "put_schema", "order", ANY)

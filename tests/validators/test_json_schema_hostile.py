@@ -91,6 +91,32 @@ def _deep(levels: int) -> str:
     return '{"not":' * levels + "{}" + "}" * levels
 
 
+_2019 = {"$schema": "https://json-schema.org/draft/2019-09/schema"}
+_4 = {"$schema": "http://json-schema.org/draft-04/schema#"}
+_NUMBERS = [str(number) for number in range(15_000)]
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {**_2019, "items": [1] * 80_000},
+        {"properties": dict.fromkeys(_NUMBERS, 1)},
+        {"type": [1, *_NUMBERS]},
+        {"required": [1, *_NUMBERS]},
+        {**_4, "enum": [None, *_NUMBERS]},
+        {"dependencies": {name: ["a"] for name in _NUMBERS[:8000]}},
+    ],
+    ids=["items", "properties", "type", "required", "enum", "dependencies"],
+)
+def test_no_definition_takes_long_to_register(definition: Any) -> None:
+    """Good or bad: a worker does nothing else meanwhile, and one that does nothing else for a minute is killed."""
+    validators.prepare(_schema({}))  # the packages are slow to import
+    started = time.process_time()
+    with contextlib.suppress(BadSchema):
+        validators.prepare(_schema(definition))
+    assert time.process_time() - started < 2
+
+
 @pytest.mark.parametrize(
     ("definition", "reason"),
     [
