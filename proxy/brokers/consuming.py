@@ -42,17 +42,17 @@ class Haul(NamedTuple):
 class Stay:
     """A read that is under way: it keeps its user's session in the pool, and ends when the pool does."""
 
-    def __init__(self, leaving: Callable[[], bool]) -> None:
+    def __init__(self, leaving: Callable[[], bool], gone: Callable[[], bool]) -> None:
         self.ends = leaving()
         self.fetch: Fetch | None = None
-        self._leaving = leaving
+        self._leaving, self._gone = leaving, gone
 
     def begin(self, session: Session) -> None:
         """The read asks for the session itself."""
 
     def tick(self, now: float) -> None:
-        """Ends the waiting when the worker is about to stop."""
-        if self._leaving():
+        """Ends the waiting when the worker is about to stop, or when nobody is there for whom to wait."""
+        if not self.ends and (self._leaving() or self._gone()):
             self.refuse(Stopping())
 
     def delayed(self, error: GatewayError) -> None:
@@ -81,13 +81,15 @@ class Consuming:
         self._sessions, self._notice = sessions, notice
         self._denied: OrderedDict[tuple[Any, Any], tuple[float, Forbidden]] = OrderedDict()
 
-    def consume(self, reply: Reply, credentials: Credentials, station: Station, wanted: Wanted) -> None:
-        """A job of the bridge: answers with a `Haul` once there is enough, or the wait is over.
+    def consume(
+        self, reply: Reply, credentials: Credentials, station: Station, wanted: Wanted, gone: Callable[[], bool]
+    ) -> None:
+        """A job of the bridge: answers with a `Haul` once there is enough, the wait is over, or the reader is `gone`.
 
         Fails with `Forbidden`, `StationNotFound`, `Conflict`, `BrokerAway`, `BrokerRefused`, and as `Pool.publish`.
         What was read when nobody waits for the answer any more goes back to the broker.
         """
-        self._sessions.answer(reply, self._consume(credentials, station, wanted))
+        self._sessions.answer(reply, self._consume(credentials, station, wanted, Stay(self.leaving, gone)))
 
     def settle(self, reply: Reply, credentials: Credentials, station: Station, acks: list[str], taken: bool) -> None:
         """A job: acks messages that have reached their reader (`taken`), or gives them back, to be delivered again.
@@ -102,11 +104,11 @@ class Consuming:
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
-    async def _consume(self, credentials: Credentials, station: Station, wanted: Wanted) -> Haul:
+    async def _consume(self, credentials: Credentials, station: Station, wanted: Wanted, stay: Stay) -> Haul:
         loop = asyncio.get_running_loop()
         until = loop.time() + wanted.seconds
         deadline = max(until, loop.time() + LEAST_SECONDS)
-        stay, troubled = Stay(self.leaving), 0.0
+        troubled = 0.0
         while True:
             began = loop.time()
             try:
@@ -164,6 +166,8 @@ class Consuming:
         word = ACK if taken else BACK
         try:
             session = await self._sessions.get(credentials, asyncio.get_running_loop().time() + ACK_SECONDS)
+            if not taken:
+                self._end_waits_of_nobody(credentials)
             for subject in acks[:-1]:
                 session.connection.tell(subject, word)
             (failure,) = await Acking(session.connection, [(acks[-1], word)]).run()
@@ -173,6 +177,16 @@ class Consuming:
             self._notice("ack_failed", station=station.name, count=len(acks), taken=taken, error=failure.message)
         if isinstance(failure, Forbidden):
             self._deny(credentials, acks[-1], failure)
+
+    def _end_waits_of_nobody(self, credentials: Credentials) -> None:
+        """Readers go together, as a program ends: what comes back from one must not go to the next that is gone.
+
+        Each delivery counts, and after some the broker delivers no more.
+        """
+        now = asyncio.get_running_loop().time()
+        for waiting in list(self._sessions.link(credentials).deliveries):
+            if isinstance(waiting, Stay):
+                waiting.tick(now)
 
     async def _confirm(self, credentials: Credentials, words: list[tuple[str, bytes]]) -> list[GatewayError | None]:
         session = await self._sessions.get(credentials, asyncio.get_running_loop().time() + ACK_SECONDS)

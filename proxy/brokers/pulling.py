@@ -154,8 +154,10 @@ class Fetch:
         return self._loop.time() - self._first_at if self.taken else 0.0
 
     def finish(self) -> None:
-        """Ends the waiting now, with what there is."""
+        """Ends the waiting now, with what there is; what the broker has not sent by then, it keeps."""
         self._until = 0.0
+        for pull in [pull for pull in self._pulls.values() if pull.waits]:
+            self.ended(pull)
         self._news.set()
 
     def give_back(self) -> None:
