@@ -7,6 +7,7 @@ a status says how a pull has ended. Sources: NATS ADR-37 (simplified consumers) 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,8 +28,10 @@ AGAIN_SECONDS = 0.25  # before a consumer is asked again that has ended a pull: 
 LEAST_SECONDS = 0.005
 
 _STATUS, _TEXT = slice(9, 12), slice(13, None)  # of "NATS/1.0 409 Consumer Deleted"
+_LEFT = re.compile(rb"\r\nNats-Pending-Messages: *(\d{1,9})\r\n")
 _NOTHING_NOW = ("404", "408")
-_PASSING = ("batch completed", "leadership change", "server shutdown")
+_COMPLETE = "batch completed"
+_PASSING = (_COMPLETE, "leadership change", "server shutdown")
 _NOBODY = "503"
 
 
@@ -60,11 +63,13 @@ class Room(NamedTuple):
 class Pull:
     """One request for messages that is under way; its `Fetch` is told what comes of it.
 
-    With `seconds` it `waits` for messages, without it takes what is there.
+    With `seconds` it `waits` for messages, without it takes what is there. `left` messages may still come; `word` is
+    what the broker has said about the end, a status and a text.
     """
 
     def __init__(self, fetch: Fetch, source: Source, room: Room, seconds: float | None) -> None:
         self.source, self.left, self.waits = source, room.messages, seconds is not None
+        self.word: tuple[str, str] | None = None
         self._fetch, self._connection = fetch, fetch.connection
         self._sid, inbox = self._connection.open_inbox(self._delivered)
         self._token = tokens.take(1)
@@ -101,11 +106,27 @@ class Pull:
         if reply.startswith(ACKS.encode()):
             self.left -= 1
             self._fetch.take(Delivered(payload, head or b"", reply.decode()))
-            if not self.left:
-                self._fetch.ended(self)
         elif head is not None and head[8:9] == b" ":
-            status, _, _ = head.partition(b"\r\n")
-            self._fetch.told(self, status[_STATUS].decode("latin-1"), status[_TEXT].decode("latin-1"))
+            self._hear(head)
+        else:
+            return
+        if self.left > 0:
+            return
+        if self.word is None:
+            self._fetch.ended(self)
+        else:
+            self._fetch.told(self, *self.word)
+
+    def _hear(self, head: bytes) -> None:
+        """A word about the end, which counts once all has come that was sent before it.
+
+        Where a consumer has replicas the word may overtake messages: they wait until most replicas know of them. Who
+        closed the inbox now would not get them, and neither would anybody else before the time to ack is over.
+        """
+        line, _, _ = head.partition(b"\r\n")
+        self.word = line[_STATUS].decode("latin-1"), line[_TEXT].decode("latin-1").strip().lower()
+        never = _LEFT.search(head)
+        self.left -= int(never[1]) if never else self.left
 
 
 class Fetch:
@@ -194,8 +215,7 @@ class Fetch:
 
     def told(self, pull: Pull, status: str, text: str) -> None:
         """The broker has ended a pull. Of the statuses 409 stands for many situations, told apart by their text."""
-        text = text.strip().lower()
-        if pull.waits:
+        if pull.waits and text != _COMPLETE:
             self._not_before[pull.source] = self._loop.time() + AGAIN_SECONDS
         if status == "409" and text == "message size exceeds maxbytes":
             self._full = bool(self.taken)
@@ -236,7 +256,8 @@ class Fetch:
                     self.fail(Gone())
                 elif count == self._count:
                     patience = ANSWER_SECONDS
-                    self._probe(self._pulls[source])
+                    if self._pulls[source].word is None:
+                        self._probe(self._pulls[source])
 
     def _probe(self, pull: Pull) -> None:
         """Replaces a pull by one whose end the broker tells in any case, unless the consumer is gone."""
