@@ -26,12 +26,13 @@ SILENT_SECONDS = 0.25  # after which one that says nothing is asked with a time,
 PROBE_SECONDS = 0.1
 AGAIN_SECONDS = 0.25  # before a consumer is asked again that has ended a pull: for want of a leader, it may be
 LEAST_SECONDS = 0.005
+TURN_SECONDS = 10.0  # after which a pull that waits is sent anew: a server that starts again has forgotten it, unheard
 
 _STATUS, _TEXT = slice(9, 12), slice(13, None)  # of "NATS/1.0 409 Consumer Deleted"
 _LEFT = re.compile(rb"\r\nNats-Pending-Messages: *(\d{1,9})\r\n")
 _NOTHING_NOW = ("404", "408")
-_COMPLETE = "batch completed"
-_PASSING = (_COMPLETE, "leadership change", "server shutdown")
+_DONE = ("batch completed", "request timeout")  # as was asked for
+_PASSING = (*_DONE, "leadership change", "server shutdown")
 _NOBODY = "503"
 
 
@@ -64,7 +65,7 @@ class Pull:
     """One request for messages that is under way; its `Fetch` is told what comes of it.
 
     With `seconds` it `waits` for messages, without it takes what is there. `left` messages may still come; `word` is
-    what the broker has said about the end, a status and a text.
+    what the broker has said about the end, a status and a text. By `due` it must have said something.
     """
 
     def __init__(self, fetch: Fetch, source: Source, room: Room, seconds: float | None) -> None:
@@ -73,6 +74,7 @@ class Pull:
         self._fetch, self._connection = fetch, fetch.connection
         self._sid, inbox = self._connection.open_inbox(self._delivered)
         self._token = tokens.take(1)
+        self.due = asyncio.get_running_loop().time() + (seconds or 0.0) + ANSWER_SECONDS
         asked: dict[str, int | bool] = {"batch": room.messages}
         if room.bytes:
             asked["max_bytes"] = room.bytes
@@ -215,7 +217,7 @@ class Fetch:
 
     def told(self, pull: Pull, status: str, text: str) -> None:
         """The broker has ended a pull. Of the statuses 409 stands for many situations, told apart by their text."""
-        if pull.waits and text != _COMPLETE:
+        if pull.waits and text not in _DONE:
             self._not_before[pull.source] = self._loop.time() + AGAIN_SECONDS
         if status == "409" and text == "message size exceeds maxbytes":
             self._full = bool(self.taken)
@@ -274,7 +276,7 @@ class Fetch:
         share = max(1, (self._room.messages - len(self.taken) - asked) // len(idle))
         size = max(1, self._bytes_left() // len(self._sources))
         for source in idle:
-            self._pull(source, Room(share, size), max(self._until - now, LEAST_SECONDS))
+            self._pull(source, Room(share, size), max(min(self._until - now, TURN_SECONDS), LEAST_SECONDS))
 
     def _pull(self, source: Source, room: Room, seconds: float | None) -> None:
         if source in self._large:  # one message of any size
@@ -285,17 +287,24 @@ class Fetch:
     async def _wait(self) -> None:
         """Waits for news. The broker ends each pull when its time is over, which shows that it has listened."""
         self._news.clear()
-        left = max(self._until - self._loop.time(), 0)
+        now = self._loop.time()
+        left = max(self._until - now, 0)
         if len(self._pulls) < len(self._sources) and left > AGAIN_SECONDS:
             left = AGAIN_SECONDS
         elif self._pulls and not self.taken:
-            left += ANSWER_SECONDS
+            left = min(left + ANSWER_SECONDS, min(pull.due for pull in self._pulls.values()) - now)
         try:
             await asyncio.wait_for(self._news.wait(), left)
         except asyncio.TimeoutError:
-            if not self.taken and self._loop.time() >= self._until and self._pulls:
-                self.connection.check()
-                self.fail(BrokerAway("the broker does not answer"))
+            self._look_for_silence()
+
+    def _look_for_silence(self) -> None:
+        """Nothing has come for a while, which the broker has to say; with messages in hand nobody needs its word."""
+        now = self._loop.time()
+        silent = [pull for pull in self._pulls.values() if now >= min(pull.due, self._until)]
+        if silent and not self.taken:
+            self.connection.check()
+            self.fail(BrokerAway("the broker does not answer") if now >= self._until else Gone())
 
     def _done(self) -> bool:
         return self._full or self._error is not None

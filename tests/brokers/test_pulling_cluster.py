@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from proxy.brokers import pulling
 from proxy.config import Config
+from proxy.errors import GatewayError
 from proxy.messages import station_named
 from proxy.producer import Producer
 from tests.brokers.consuming_tools import Reader, payloads
@@ -62,3 +65,30 @@ def test_messages_that_the_word_about_the_end_overtakes_are_read(
     assert payloads(turn) == [b"1", b"2", b"3"][:count]
     assert all(message.ack.startswith("$JS.ACK.orders.rest-gateway.1.") for message in turn.messages), "came once more"
     assert info(cluster[0])["num_ack_pending"] == 0
+
+
+def sends(reader: Reader, payload: bytes) -> bool:
+    """Whether a message was stored."""
+    with contextlib.suppress(GatewayError):
+        reader.send(payload)
+        return True
+    return False
+
+
+def test_a_wait_that_its_server_has_forgotten_goes_on(
+    cluster: list[NatsServer], producer: Callable[[Config], Producer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer without replicas, behind another server than the gateway's, that starts again: nobody tells of it."""
+    monkeypatch.setattr(pulling, "TURN_SECONDS", 1.0)
+    Operator(cluster[0]).add("orders")
+    home = cluster.pop(int(Operator(cluster[0]).api("STREAM.INFO.orders")["cluster"]["leader"][1:]))
+    config = settings(cluster[0].url)
+    reader = Reader(ROOT, producer(config), config, station_named("orders"))
+    assert reader.read() == []
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(reader.read, 1, 60)
+        eventually(lambda: info(cluster[0])["num_waiting"] == 1)
+        home.kill()
+        home.start()
+        eventually(lambda: sends(reader, b"1"), 20)
+        assert waiting.result(20) == [b"1"]
