@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from proxy.brokers import memphis_consumers
 from proxy.brokers import memphis_control as control
 from proxy.config import Config
 from proxy.consumer import Consumer, Turn
@@ -23,6 +24,7 @@ from tests.brokers.memphis_replay import TRANSCRIPTS, Recording, Replay, Sent, p
 from tests.brokers.memphis_standin import RECORDED, Standin
 from tests.brokers.memphis_tools import LIMITED
 from tests.brokers.tools import ROOT, facts, failure, settings
+from tests.servers import eventually
 
 recorded = pytest.mark.skipif(not TRANSCRIPTS.exists(), reason="the recordings are not part of the repository")
 
@@ -282,6 +284,23 @@ def test_a_station_removed_without_notice_is_made_again(standin: Standin, produc
     standin.remove("orders", notice=False)
     assert reader.read("orders", seconds=3) == []
     assert "orders" in standin.stations
+
+
+@pytest.mark.slow
+def test_partitions_of_a_station_made_anew_are_read(
+    standin: Standin, producer: Producers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the group was registered there by others first, so that the partition that is known answers."""
+    monkeypatch.setattr(memphis_consumers, "REFRESH_SECONDS", 0.0)
+    standin.make("anew", 1)
+    reader, other = Reader(standin, producer), Reader(standin, producer)
+    assert reader.read("anew") == []
+    standin.remove("anew", notice=False)
+    standin.make("anew", 3)
+    assert other.read("anew") == []
+    other.producer.batch(ROOT, station_named("anew"), [b"%d" % n for n in range(9)], ())
+    found: list[bytes] = []
+    eventually(lambda: len(found) == 9 or found.extend(reader.read("anew")))
 
 
 @pytest.mark.slow
