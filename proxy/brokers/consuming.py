@@ -162,21 +162,25 @@ class Consuming:
     # ---- acks --------------------------------------------------------------------------------------------------
 
     async def _settle(self, credentials: Credentials, station: Station, acks: list[str], taken: bool) -> None:
-        """All go out in order, and the last one is confirmed: the consumer has taken the others by then."""
-        word = ACK if taken else BACK
+        """All go out in order, and the last one of each consumer is confirmed: it has taken the others by then."""
+        word, consumers = ACK if taken else BACK, list(map(_consumer_of, acks))
+        last = dict(zip(consumers, acks, strict=True))
         try:
             session = await self._sessions.get(credentials, asyncio.get_running_loop().time() + ACK_SECONDS)
             if not taken:
                 self._end_waits_of_nobody(credentials)
-            for subject in acks[:-1]:
-                session.connection.tell(subject, word)
-            (failure,) = await Acking(session.connection, [(acks[-1], word)]).run()
+            for consumer, subject in zip(consumers, acks, strict=True):
+                if subject != last[consumer]:
+                    session.connection.tell(subject, word)
+            results = await Acking(session.connection, [(subject, word) for subject in last.values()]).run()
         except GatewayError as error:
-            failure = error
-        if failure is not None:
-            self._notice("ack_failed", station=station.name, count=len(acks), taken=taken, error=failure.message)
-        if isinstance(failure, Forbidden):
-            self._deny(credentials, acks[-1], failure)
+            results = [error for _ in last]
+        for consumer, failure in zip(last, results, strict=True):
+            if failure is not None:
+                count = consumers.count(consumer)
+                self._notice("ack_failed", station=station.name, count=count, taken=taken, error=failure.message)
+            if isinstance(failure, Forbidden):
+                self._deny(credentials, consumer, failure)
 
     def _end_waits_of_nobody(self, credentials: Credentials) -> None:
         """Readers go together, as a program ends: what comes back from one must not go to the next that is gone.
@@ -192,12 +196,12 @@ class Consuming:
         session = await self._sessions.get(credentials, asyncio.get_running_loop().time() + ACK_SECONDS)
         return await Acking(session.connection, words).run()
 
-    def _deny(self, credentials: Credentials, subject: str, error: Forbidden) -> None:
+    def _deny(self, credentials: Credentials, consumer: tuple[str, str], error: Forbidden) -> None:
         """Who may not ack would be given the same messages again and again: it is told so instead."""
         if len(self._denied) >= MAX_DENIED:
             self._denied.popitem(last=False)
         until = asyncio.get_running_loop().time() + DENIED_SECONDS
-        self._denied[credentials.identity, _consumer_of(subject)] = until, error
+        self._denied[credentials.identity, consumer] = until, error
 
     def _raise_denied(self, credentials: Credentials, group: Group) -> None:
         for source in group.sources:

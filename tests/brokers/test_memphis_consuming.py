@@ -23,7 +23,7 @@ from proxy.producer import Producer
 from tests.brokers.memphis_replay import TRANSCRIPTS, Recording, Replay, Sent, payload_of
 from tests.brokers.memphis_standin import RECORDED, Standin
 from tests.brokers.memphis_tools import LIMITED
-from tests.brokers.tools import ROOT, facts, failure, settings
+from tests.brokers.tools import ROOT, Operator, facts, failure, settings
 from tests.servers import eventually
 
 recorded = pytest.mark.skipif(not TRANSCRIPTS.exists(), reason="the recordings are not part of the repository")
@@ -284,6 +284,25 @@ def test_a_station_removed_without_notice_is_made_again(standin: Standin, produc
     standin.remove("orders", notice=False)
     assert reader.read("orders", seconds=3) == []
     assert "orders" in standin.stations
+
+
+def test_acks_that_one_partition_does_not_take_are_told(
+    standin: Standin, producer: Producers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the log, with their number, whichever partition was read last."""
+    standin.make("parts", 3)
+    reader = Reader(standin, producer)
+    reader.producer.batch(ROOT, station_named("parts"), [b"%d" % n for n in range(9)], ())
+    turn = reader.take(ROOT, station_named("parts"), wanted())
+    told: list[Any] = []
+    monkeypatch.setattr(
+        reader.producer._pool.consuming, "_notice", lambda event, **fields: told.append(fields["count"])
+    )
+    gone = turn.messages[0].ack.split(".")[2]
+    assert turn.messages[-1].ack.split(".")[2] != gone
+    Operator(standin.server, "standin", "standin").api(f"STREAM.DELETE.{gone}")
+    turn.end(True, True)
+    assert told == [3]
 
 
 @pytest.mark.slow
