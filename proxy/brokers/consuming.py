@@ -16,7 +16,7 @@ from proxy.brokers import Notice, Reply, Session
 from proxy.brokers.acking import Acking
 from proxy.brokers.consumers import Group
 from proxy.brokers.links import Link
-from proxy.brokers.pulling import BACK, Fetch, Gone, Room
+from proxy.brokers.pulling import BACK, Fetch, Gone, Room, Source
 from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Stopping
 from proxy.messages import Delivered, Station, Wanted
@@ -133,7 +133,7 @@ class Consuming:
         try:
             group = await self._group(session, station, wanted, deadline)
             self._raise_denied(credentials, group)
-            fetch = stay.fetch = self._fetch(session, group, wanted)
+            fetch = stay.fetch = self._fetch(session, group, wanted, link)
             try:
                 await fetch.run(0.0 if stay.ends else until)
             except asyncio.CancelledError:
@@ -154,10 +154,16 @@ class Consuming:
         except asyncio.TimeoutError:
             raise BrokerAway("the broker does not answer") from None
 
-    def _fetch(self, session: Session, group: Group, wanted: Wanted) -> Fetch:
+    def _fetch(self, session: Session, group: Group, wanted: Wanted, link: Link) -> Fetch:
         first = random.randrange(len(group.sources))  # noqa: S311 - so that no partition is always the last
         sources = group.sources[first:] + group.sources[:first]
-        return Fetch(session.connection, sources, Room(wanted.messages, wanted.bytes), group.ack_seconds / 2)
+
+        def hand_on(source: Source, message: Delivered) -> bool:
+            waiting = (stay.fetch for stay in link.deliveries if isinstance(stay, Stay))
+            return any(fetch is not None and fetch.takes_over(source, message) for fetch in waiting)
+
+        room = Room(wanted.messages, wanted.bytes)
+        return Fetch(session.connection, sources, room, group.ack_seconds / 2, hand_on)
 
     # ---- acks --------------------------------------------------------------------------------------------------
 

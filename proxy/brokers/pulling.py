@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -107,7 +107,7 @@ class Pull:
         """A message, which has where to ack it as its reply subject; or a word about the pull, which has none."""
         if reply.startswith(ACKS.encode()):
             self.left -= 1
-            self._fetch.take(Delivered(payload, head or b"", reply.decode()))
+            self._fetch.take(self.source, Delivered(payload, head or b"", reply.decode()))
         elif head is not None and head[8:9] == b" ":
             self._hear(head)
         else:
@@ -131,19 +131,31 @@ class Pull:
         self.left -= int(never[1]) if never else self.left
 
 
+HandOn = Callable[[Source, Delivered], bool]
+
+
 class Fetch:
     """Reads once from all the sources of a group; `taken` has what has come.
 
-    What comes when it is over, or above `room`, goes back to the broker at once, for whoever reads next. With
+    What comes when it is over, or above `room`, is for another read if `hand_on` finds one, which does not count as a
+    delivery as everything does that goes back to the broker: there it goes at once else, for whoever reads next. With
     messages in hand it waits `hold` seconds at most: the broker gives each to others when it is not acked in time.
     """
 
-    def __init__(self, connection: ListeningConnection, sources: Sequence[Source], room: Room, hold: float) -> None:
+    def __init__(
+        self,
+        connection: ListeningConnection,
+        sources: Sequence[Source],
+        room: Room,
+        hold: float,
+        hand_on: HandOn = lambda source, message: False,
+    ) -> None:
         self.connection = connection
+        self._hand_on = hand_on
         self.taken: list[Delivered] = []
         self._sources, self._room, self._hold = sources, room, hold
         self._bytes = self._count = 0
-        self._full = self._over = False
+        self._full = self._over = self._waits = False
         self._pulls: dict[Source, Pull] = {}
         self._not_before: dict[Source, float] = {}
         self._large: set[Source] = set()  # whose next message is larger than all that is wanted
@@ -161,11 +173,12 @@ class Fetch:
         try:
             for source in self._sources:
                 await self._sweep(source)
+            self._waits = True
             while not self._done() and self._loop.time() < self._until - LEAST_SECONDS:
                 self._pull_from_idle()
                 await self._wait()
         finally:
-            self._over = True
+            self._over, self._waits = True, False
             for pull in self._pulls.values():
                 pull.close()
         if self._error is not None and not self.taken:
@@ -178,7 +191,7 @@ class Fetch:
 
     def finish(self) -> None:
         """Ends the waiting now, with what there is; what the broker has not sent by then, it keeps."""
-        self._until = 0.0
+        self._until, self._waits = 0.0, False
         for pull in [pull for pull in self._pulls.values() if pull.waits]:
             self.ended(pull)
         self._news.set()
@@ -191,20 +204,37 @@ class Fetch:
 
     # ---- what pulls tell ---------------------------------------------------------------------------------------
 
-    def take(self, message: Delivered) -> None:
+    def take(self, source: Source, message: Delivered) -> None:
         """A message has come."""
         self._count += 1
-        size = len(message.payload) + len(message.head)
-        if self._over or self._full or (self.taken and self._bytes + size > self._room.bytes):
-            self._full = True
+        if self._has_room_for(message):
+            self._keep(message)
+            return
+        self._full = True
+        self._news.set()
+        if not self._hand_on(source, message):
             self.connection.tell(message.ack, BACK)
-        else:
-            if not self.taken:
-                self._first_at = self._loop.time()
-                self._until = min(self._until, self._first_at + self._hold)
-            self.taken.append(message)
-            self._bytes += size
-            self._full = len(self.taken) >= self._room.messages or self._bytes >= self._room.bytes
+
+    def takes_over(self, source: Source, message: Delivered) -> bool:
+        """Takes what has come for another read, if this one waits for the like and has room."""
+        if not self._waits or self._error is not None or source not in self._sources:
+            return False
+        if not self._has_room_for(message):
+            return False
+        self._keep(message)
+        return True
+
+    def _has_room_for(self, message: Delivered) -> bool:
+        size = len(message.payload) + len(message.head)
+        return not (self._over or self._full or (self.taken and self._bytes + size > self._room.bytes))
+
+    def _keep(self, message: Delivered) -> None:
+        if not self.taken:
+            self._first_at = self._loop.time()
+            self._until = min(self._until, self._first_at + self._hold)
+        self.taken.append(message)
+        self._bytes += len(message.payload) + len(message.head)
+        self._full = len(self.taken) >= self._room.messages or self._bytes >= self._room.bytes
         if self._full or len(self.taken) == 1:
             self._news.set()
 

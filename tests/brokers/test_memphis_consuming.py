@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from proxy.brokers import memphis_consumers
 from proxy.brokers import memphis_control as control
 from proxy.config import Config
 from proxy.consumer import Consumer, Turn
@@ -23,7 +22,7 @@ from proxy.producer import Producer
 from tests.brokers.memphis_replay import TRANSCRIPTS, Recording, Replay, Sent, payload_of
 from tests.brokers.memphis_standin import RECORDED, Standin
 from tests.brokers.memphis_tools import LIMITED
-from tests.brokers.tools import ROOT, Operator, facts, failure, outcomes, settings
+from tests.brokers.tools import ROOT, facts, failure, outcomes, settings
 from tests.servers import eventually
 
 recorded = pytest.mark.skipif(not TRANSCRIPTS.exists(), reason="the recordings are not part of the repository")
@@ -307,42 +306,6 @@ def test_a_refusal_of_another_request_is_none_of_an_ack(standin: Standin, produc
         standin.server.resume()
     reader.producer.single(LIMITED, station, b"2", ())
     assert reader.read(station.name, LIMITED) == [b"2"]
-
-
-def test_acks_that_one_partition_does_not_take_are_told(
-    standin: Standin, producer: Producers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To the log, with their number, whichever partition was read last."""
-    standin.make("parts", 3)
-    reader = Reader(standin, producer)
-    reader.producer.batch(ROOT, station_named("parts"), [b"%d" % n for n in range(9)], ())
-    turn = reader.take(ROOT, station_named("parts"), wanted())
-    told: list[Any] = []
-    monkeypatch.setattr(
-        reader.producer._pool.consuming, "_notice", lambda event, **fields: told.append(fields["count"])
-    )
-    gone = turn.messages[0].ack.split(".")[2]
-    assert turn.messages[-1].ack.split(".")[2] != gone
-    Operator(standin.server, "standin", "standin").api(f"STREAM.DELETE.{gone}")
-    turn.end(True, True)
-    assert told == [3]
-
-
-@pytest.mark.slow
-def test_partitions_of_a_station_made_anew_are_read(
-    standin: Standin, producer: Producers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where the group was registered there by others first, so that the partition that is known answers."""
-    monkeypatch.setattr(memphis_consumers, "REFRESH_SECONDS", 0.0)
-    standin.make("anew", 1)
-    reader, other = Reader(standin, producer), Reader(standin, producer)
-    assert reader.read("anew") == []
-    standin.remove("anew", notice=False)
-    standin.make("anew", 3)
-    assert other.read("anew") == []
-    other.producer.batch(ROOT, station_named("anew"), [b"%d" % n for n in range(9)], ())
-    found: list[bytes] = []
-    eventually(lambda: len(found) == 9 or found.extend(reader.read("anew")))
 
 
 @pytest.mark.slow
