@@ -78,11 +78,11 @@ def consume_batch(station: str) -> Response:
     caller = extension.caller()
     asked = schemas.load(_CONSUME, intake.fields(MAX_CONSUME_BYTES))
     manual = asked["ack"] == "manual"
-    turn = extension.consumer.take(caller.credentials, named, _wanted(asked))
+    line = Line(intake.current().environ)
+    turn = extension.consumer.take(caller.credentials, named, _wanted(asked), line.has_hung_up)
     with turn.given_back_on_failure():
         extension.tokens.check(caller)  # the wait may have been long
         content = msgspec.json.encode(list(_rows(turn, manual)))
-        line = Line(intake.current().environ)
         answer = Answer(Body(turn, content, not manual, line), mimetype="application/json")
         answer.content_length = len(content)
     return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -66,17 +66,20 @@ class Consumer:
         # one more in, harmlessly.
         self._turns: weakref.WeakSet[Turn] = weakref.WeakSet()
 
-    def take(self, credentials: Credentials, station: Station, wanted: Wanted) -> Turn:
+    def take(
+        self, credentials: Credentials, station: Station, wanted: Wanted, gone: Callable[[], bool] = lambda: False
+    ) -> Turn:
         """Reads as many messages as are wanted, or those that are there when the wait is over. `end` the turn.
 
-        Raises `Overloaded`, `Forbidden`, `StationNotFound`, `TooManyStations`, `Conflict`, `Unavailable`.
+        The wait is also over once the reader is `gone`, which another thread asks. Raises `Overloaded`, `Forbidden`,
+        `StationNotFound`, `TooManyStations`, `Conflict`, `Unavailable`.
         """
         if len(self._turns) >= self._most:
             raise Overloaded("as many consumes as the gateway takes are under way (MAX_CONSUMES); try again shortly")
         turn = Turn(self, credentials, station)
         self._turns.add(turn)
         try:
-            haul = self._read(credentials, station, wanted)
+            haul = self._read(credentials, station, wanted, gone)
         except BaseException:
             self.done(turn)
             raise
@@ -102,10 +105,10 @@ class Consumer:
         word = BACK + b" " + msgspec.json.encode({"delay": int(delay * 1e9)}) if delay else BACK
         self._tell(credentials, station, ids, word)
 
-    def _read(self, credentials: Credentials, station: Station, wanted: Wanted) -> Haul:
+    def _read(self, credentials: Credentials, station: Station, wanted: Wanted, gone: Callable[[], bool]) -> Haul:
         try:
             haul: Haul = self._producer.consuming(
-                "consume", credentials, station, wanted, seconds=wanted.seconds + GRACE_SECONDS
+                "consume", credentials, station, wanted, gone, seconds=wanted.seconds + GRACE_SECONDS
             )
         except GaveUp:
             raise BrokerAway("the broker does not answer in time") from None

@@ -192,3 +192,18 @@ def test_a_worker_that_stops_ends_the_waits(running: Gateway, gateway: Callable[
         assert texts(waiting.result(25)) == ['{"n": 1}']
         assert time.monotonic() - before < 10
     assert stopping.wait(30) == 0
+
+
+def test_who_hung_up_in_mid_wait_is_delivered_nothing(running: Gateway, gateway: Callable[..., Gateway]) -> None:
+    """Each delivery counts, and after the last one nobody is given the message."""
+    worker = running.env["GUNICORN_WORKER_CLASS"]
+    counting = gateway({"GUNICORN_WORKER_CLASS": worker, "CONSUME_MAX_DELIVERIES": "3"}).start()
+    with logged_on(counting.host) as sender:
+        assert texts(consume(sender, "counted", 1, 1)) == []
+        socks = [ask(sender, counting.host, "counted", 60_000, 1) for _ in range(6)]
+        info, broker = "CONSUMER.INFO.counted.rest-gateway", embedded_broker(counting)
+        eventually(lambda: broker.api(info)["num_waiting"] == len(socks))
+        for sock in socks:
+            sock.close()
+        sender.single("counted", b'{"n": 1}')
+        assert texts(consume(sender, "counted", 1, 10_000)) == ['{"n": 1}']

@@ -50,8 +50,9 @@ class Acking:
         self._settle(index, error)
 
     def denied(self, index: int, maybe_stored: bool) -> None:
-        """The user may not ack."""
-        self._settle(index, Forbidden(f"the broker does not allow this user to publish to {self._words[index][0]}"))
+        """The user may not ack; or something else was refused, and it was not said what: the ack may be taken."""
+        error = Forbidden(f"the broker does not allow this user to publish to {self._words[index][0]}")
+        self._settle(index, ChangeUnconfirmed() if maybe_stored else error)
 
     def lost(self, index: int) -> None:
         """The connection ended: it may have been taken."""

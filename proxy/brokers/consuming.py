@@ -16,7 +16,7 @@ from proxy.brokers import Notice, Reply, Session
 from proxy.brokers.acking import Acking
 from proxy.brokers.consumers import Group
 from proxy.brokers.links import Link
-from proxy.brokers.pulling import BACK, Fetch, Gone, Room
+from proxy.brokers.pulling import BACK, Fetch, Gone, Room, Source
 from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Stopping
 from proxy.messages import Delivered, Station, Wanted
@@ -42,17 +42,17 @@ class Haul(NamedTuple):
 class Stay:
     """A read that is under way: it keeps its user's session in the pool, and ends when the pool does."""
 
-    def __init__(self, leaving: Callable[[], bool]) -> None:
+    def __init__(self, leaving: Callable[[], bool], gone: Callable[[], bool]) -> None:
         self.ends = leaving()
         self.fetch: Fetch | None = None
-        self._leaving = leaving
+        self._leaving, self._gone = leaving, gone
 
     def begin(self, session: Session) -> None:
         """The read asks for the session itself."""
 
     def tick(self, now: float) -> None:
-        """Ends the waiting when the worker is about to stop."""
-        if self._leaving():
+        """Ends the waiting when the worker is about to stop, or when nobody is there for whom to wait."""
+        if not self.ends and (self._leaving() or self._gone()):
             self.refuse(Stopping())
 
     def delayed(self, error: GatewayError) -> None:
@@ -81,13 +81,15 @@ class Consuming:
         self._sessions, self._notice = sessions, notice
         self._denied: OrderedDict[tuple[Any, Any], tuple[float, Forbidden]] = OrderedDict()
 
-    def consume(self, reply: Reply, credentials: Credentials, station: Station, wanted: Wanted) -> None:
-        """A job of the bridge: answers with a `Haul` once there is enough, or the wait is over.
+    def consume(
+        self, reply: Reply, credentials: Credentials, station: Station, wanted: Wanted, gone: Callable[[], bool]
+    ) -> None:
+        """A job of the bridge: answers with a `Haul` once there is enough, the wait is over, or the reader is `gone`.
 
         Fails with `Forbidden`, `StationNotFound`, `Conflict`, `BrokerAway`, `BrokerRefused`, and as `Pool.publish`.
         What was read when nobody waits for the answer any more goes back to the broker.
         """
-        self._sessions.answer(reply, self._consume(credentials, station, wanted))
+        self._sessions.answer(reply, self._consume(credentials, station, wanted, Stay(self.leaving, gone)))
 
     def settle(self, reply: Reply, credentials: Credentials, station: Station, acks: list[str], taken: bool) -> None:
         """A job: acks messages that have reached their reader (`taken`), or gives them back, to be delivered again.
@@ -102,11 +104,11 @@ class Consuming:
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
-    async def _consume(self, credentials: Credentials, station: Station, wanted: Wanted) -> Haul:
+    async def _consume(self, credentials: Credentials, station: Station, wanted: Wanted, stay: Stay) -> Haul:
         loop = asyncio.get_running_loop()
         until = loop.time() + wanted.seconds
         deadline = max(until, loop.time() + LEAST_SECONDS)
-        stay, troubled = Stay(self.leaving), 0.0
+        troubled = 0.0
         while True:
             began = loop.time()
             try:
@@ -131,7 +133,7 @@ class Consuming:
         try:
             group = await self._group(session, station, wanted, deadline)
             self._raise_denied(credentials, group)
-            fetch = stay.fetch = self._fetch(session, group, wanted)
+            fetch = stay.fetch = self._fetch(session, group, wanted, link)
             try:
                 await fetch.run(0.0 if stay.ends else until)
             except asyncio.CancelledError:
@@ -152,38 +154,60 @@ class Consuming:
         except asyncio.TimeoutError:
             raise BrokerAway("the broker does not answer") from None
 
-    def _fetch(self, session: Session, group: Group, wanted: Wanted) -> Fetch:
+    def _fetch(self, session: Session, group: Group, wanted: Wanted, link: Link) -> Fetch:
         first = random.randrange(len(group.sources))  # noqa: S311 - so that no partition is always the last
         sources = group.sources[first:] + group.sources[:first]
-        return Fetch(session.connection, sources, Room(wanted.messages, wanted.bytes), group.ack_seconds / 2)
+
+        def hand_on(source: Source, message: Delivered) -> bool:
+            waiting = (stay.fetch for stay in link.deliveries if isinstance(stay, Stay))
+            return any(fetch is not None and fetch.takes_over(source, message) for fetch in waiting)
+
+        room = Room(wanted.messages, wanted.bytes)
+        return Fetch(session.connection, sources, room, group.ack_seconds / 2, hand_on)
 
     # ---- acks --------------------------------------------------------------------------------------------------
 
     async def _settle(self, credentials: Credentials, station: Station, acks: list[str], taken: bool) -> None:
-        """All go out in order, and the last one is confirmed: the consumer has taken the others by then."""
-        word = ACK if taken else BACK
+        """All go out in order, and the last one of each consumer is confirmed: it has taken the others by then."""
+        word, consumers = ACK if taken else BACK, list(map(_consumer_of, acks))
+        last = dict(zip(consumers, acks, strict=True))
         try:
             session = await self._sessions.get(credentials, asyncio.get_running_loop().time() + ACK_SECONDS)
-            for subject in acks[:-1]:
-                session.connection.tell(subject, word)
-            (failure,) = await Acking(session.connection, [(acks[-1], word)]).run()
+            if not taken:
+                self._end_waits_of_nobody(credentials)
+            for consumer, subject in zip(consumers, acks, strict=True):
+                if subject != last[consumer]:
+                    session.connection.tell(subject, word)
+            results = await Acking(session.connection, [(subject, word) for subject in last.values()]).run()
         except GatewayError as error:
-            failure = error
-        if failure is not None:
-            self._notice("ack_failed", station=station.name, count=len(acks), taken=taken, error=failure.message)
-        if isinstance(failure, Forbidden):
-            self._deny(credentials, acks[-1], failure)
+            results = [error for _ in last]
+        for consumer, failure in zip(last, results, strict=True):
+            if failure is not None:
+                count = consumers.count(consumer)
+                self._notice("ack_failed", station=station.name, count=count, taken=taken, error=failure.message)
+            if isinstance(failure, Forbidden):
+                self._deny(credentials, consumer, failure)
+
+    def _end_waits_of_nobody(self, credentials: Credentials) -> None:
+        """Readers go together, as a program ends: what comes back from one must not go to the next that is gone.
+
+        Each delivery counts, and after some the broker delivers no more.
+        """
+        now = asyncio.get_running_loop().time()
+        for waiting in list(self._sessions.link(credentials).deliveries):
+            if isinstance(waiting, Stay):
+                waiting.tick(now)
 
     async def _confirm(self, credentials: Credentials, words: list[tuple[str, bytes]]) -> list[GatewayError | None]:
         session = await self._sessions.get(credentials, asyncio.get_running_loop().time() + ACK_SECONDS)
         return await Acking(session.connection, words).run()
 
-    def _deny(self, credentials: Credentials, subject: str, error: Forbidden) -> None:
+    def _deny(self, credentials: Credentials, consumer: tuple[str, str], error: Forbidden) -> None:
         """Who may not ack would be given the same messages again and again: it is told so instead."""
         if len(self._denied) >= MAX_DENIED:
             self._denied.popitem(last=False)
         until = asyncio.get_running_loop().time() + DENIED_SECONDS
-        self._denied[credentials.identity, _consumer_of(subject)] = until, error
+        self._denied[credentials.identity, consumer] = until, error
 
     def _raise_denied(self, credentials: Credentials, group: Group) -> None:
         for source in group.sources:

@@ -160,10 +160,17 @@ class MemphisSession(Session):
         """Where the group reads from: its consumer on each partition. Raises as on NATS, and `Unauthorized`."""
         known = self._consumers.known(station, wanted)
         if known is not None:
+            if self._consumers.is_to_be_asked(station, wanted):
+                self._tasks.do(self._ask_again(station, wanted))
             return known
         if not await self.exists(station):
             await self._stations.make(station)
         return await self._consumers.register(station, wanted)
+
+    async def _ask_again(self, station: Station, wanted: Wanted) -> None:
+        """Registers once more, beside what is read meanwhile; that makes no station, and what fails does so again."""
+        if await self.exists(station):
+            await self._consumers.register(station, wanted)
 
     def forget_group(self, station: Station, wanted: Wanted) -> None:
         """Registers again at the next call: the station was removed, or its group."""

@@ -6,6 +6,8 @@ last consumer that is takes its position with it, and the next one would read ev
 
 from __future__ import annotations
 
+import asyncio
+
 from proxy.brokers import memphis_control as control
 from proxy.brokers.consumers import DEFAULT_GROUP, MAX_KNOWN_GROUPS, Group, internal
 from proxy.brokers.memphis_connection import MemphisConnection
@@ -17,6 +19,8 @@ from proxy.messages import Station, Wanted
 
 Key = tuple[str, str, str]
 
+REFRESH_SECONDS = 60.0  # of a group in use: a station that is made anew may have more partitions, and nobody tells
+
 
 class Consumers:
     """The consumers of one session, kept while it lives."""
@@ -24,10 +28,20 @@ class Consumers:
     def __init__(self, connection: MemphisConnection, config: Config, client: control.Client) -> None:
         self._connection, self._config, self._client = connection, config, client
         self._known: dict[Key, Group] = {}
+        self._asked_at: dict[Key, float] = {}
+        self._loop = asyncio.get_running_loop()
 
     def known(self, station: Station, wanted: Wanted) -> Group | None:
         """Where a group reads from, if this session is registered for it under the reader's name."""
         return self._known.get(_key(station, wanted))
+
+    def is_to_be_asked(self, station: Station, wanted: Wanted) -> bool:
+        """Whether it is time to register once more; true once."""
+        key, now = _key(station, wanted), self._loop.time()
+        old = now - self._asked_at.get(key, now) > REFRESH_SECONDS
+        if old:
+            self._asked_at[key] = now
+        return old
 
     def forget(self, station: Station, wanted: Wanted) -> None:
         """The group's consumers do not answer."""
@@ -45,6 +59,8 @@ class Consumers:
         sources = (Source(stream_of(station, partition), internal(name)) for partition in partitions)
         if len(self._known) >= MAX_KNOWN_GROUPS:
             self._known.clear()
+            self._asked_at.clear()
+        self._asked_at[_key(station, wanted)] = self._loop.time()
         group = self._known[_key(station, wanted)] = Group(tuple(sources), self._config.consume_ack_wait_seconds)
         return group
 

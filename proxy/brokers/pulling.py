@@ -7,7 +7,8 @@ a status says how a pull has ended. Sources: NATS ADR-37 (simplified consumers) 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -25,10 +26,13 @@ SILENT_SECONDS = 0.25  # after which one that says nothing is asked with a time,
 PROBE_SECONDS = 0.1
 AGAIN_SECONDS = 0.25  # before a consumer is asked again that has ended a pull: for want of a leader, it may be
 LEAST_SECONDS = 0.005
+TURN_SECONDS = 10.0  # after which a pull that waits is sent anew: a server that starts again has forgotten it, unheard
 
 _STATUS, _TEXT = slice(9, 12), slice(13, None)  # of "NATS/1.0 409 Consumer Deleted"
+_LEFT = re.compile(rb"\r\nNats-Pending-Messages: *(\d{1,9})\r\n")
 _NOTHING_NOW = ("404", "408")
-_PASSING = ("batch completed", "leadership change", "server shutdown")
+_DONE = ("batch completed", "request timeout")  # as was asked for
+_PASSING = (*_DONE, "leadership change", "server shutdown")
 _NOBODY = "503"
 
 
@@ -60,14 +64,17 @@ class Room(NamedTuple):
 class Pull:
     """One request for messages that is under way; its `Fetch` is told what comes of it.
 
-    With `seconds` it `waits` for messages, without it takes what is there.
+    With `seconds` it `waits` for messages, without it takes what is there. `left` messages may still come; `word` is
+    what the broker has said about the end, a status and a text. By `due` it must have said something.
     """
 
     def __init__(self, fetch: Fetch, source: Source, room: Room, seconds: float | None) -> None:
         self.source, self.left, self.waits = source, room.messages, seconds is not None
+        self.word: tuple[str, str] | None = None
         self._fetch, self._connection = fetch, fetch.connection
         self._sid, inbox = self._connection.open_inbox(self._delivered)
         self._token = tokens.take(1)
+        self.due = asyncio.get_running_loop().time() + (seconds or 0.0) + ANSWER_SECONDS
         asked: dict[str, int | bool] = {"batch": room.messages}
         if room.bytes:
             asked["max_bytes"] = room.bytes
@@ -100,27 +107,55 @@ class Pull:
         """A message, which has where to ack it as its reply subject; or a word about the pull, which has none."""
         if reply.startswith(ACKS.encode()):
             self.left -= 1
-            self._fetch.take(Delivered(payload, head or b"", reply.decode()))
-            if not self.left:
-                self._fetch.ended(self)
+            self._fetch.take(self.source, Delivered(payload, head or b"", reply.decode()))
         elif head is not None and head[8:9] == b" ":
-            status, _, _ = head.partition(b"\r\n")
-            self._fetch.told(self, status[_STATUS].decode("latin-1"), status[_TEXT].decode("latin-1"))
+            self._hear(head)
+        else:
+            return
+        if self.left > 0:
+            return
+        if self.word is None:
+            self._fetch.ended(self)
+        else:
+            self._fetch.told(self, *self.word)
+
+    def _hear(self, head: bytes) -> None:
+        """A word about the end, which counts once all has come that was sent before it.
+
+        Where a consumer has replicas the word may overtake messages: they wait until most replicas know of them. Who
+        closed the inbox now would not get them, and neither would anybody else before the time to ack is over.
+        """
+        line, _, _ = head.partition(b"\r\n")
+        self.word = line[_STATUS].decode("latin-1"), line[_TEXT].decode("latin-1").strip().lower()
+        never = _LEFT.search(head)
+        self.left -= int(never[1]) if never else self.left
+
+
+HandOn = Callable[[Source, Delivered], bool]
 
 
 class Fetch:
     """Reads once from all the sources of a group; `taken` has what has come.
 
-    What comes when it is over, or above `room`, goes back to the broker at once, for whoever reads next. With
+    What comes when it is over, or above `room`, is for another read if `hand_on` finds one, which does not count as a
+    delivery as everything does that goes back to the broker: there it goes at once else, for whoever reads next. With
     messages in hand it waits `hold` seconds at most: the broker gives each to others when it is not acked in time.
     """
 
-    def __init__(self, connection: ListeningConnection, sources: Sequence[Source], room: Room, hold: float) -> None:
+    def __init__(
+        self,
+        connection: ListeningConnection,
+        sources: Sequence[Source],
+        room: Room,
+        hold: float,
+        hand_on: HandOn = lambda source, message: False,
+    ) -> None:
         self.connection = connection
+        self._hand_on = hand_on
         self.taken: list[Delivered] = []
         self._sources, self._room, self._hold = sources, room, hold
         self._bytes = self._count = 0
-        self._full = self._over = False
+        self._full = self._over = self._waits = False
         self._pulls: dict[Source, Pull] = {}
         self._not_before: dict[Source, float] = {}
         self._large: set[Source] = set()  # whose next message is larger than all that is wanted
@@ -138,11 +173,12 @@ class Fetch:
         try:
             for source in self._sources:
                 await self._sweep(source)
+            self._waits = True
             while not self._done() and self._loop.time() < self._until - LEAST_SECONDS:
                 self._pull_from_idle()
                 await self._wait()
         finally:
-            self._over = True
+            self._over, self._waits = True, False
             for pull in self._pulls.values():
                 pull.close()
         if self._error is not None and not self.taken:
@@ -154,8 +190,10 @@ class Fetch:
         return self._loop.time() - self._first_at if self.taken else 0.0
 
     def finish(self) -> None:
-        """Ends the waiting now, with what there is."""
-        self._until = 0.0
+        """Ends the waiting now, with what there is; what the broker has not sent by then, it keeps."""
+        self._until, self._waits = 0.0, False
+        for pull in [pull for pull in self._pulls.values() if pull.waits]:
+            self.ended(pull)
         self._news.set()
 
     def give_back(self) -> None:
@@ -166,20 +204,37 @@ class Fetch:
 
     # ---- what pulls tell ---------------------------------------------------------------------------------------
 
-    def take(self, message: Delivered) -> None:
+    def take(self, source: Source, message: Delivered) -> None:
         """A message has come."""
         self._count += 1
-        size = len(message.payload) + len(message.head)
-        if self._over or self._full or (self.taken and self._bytes + size > self._room.bytes):
-            self._full = True
+        if self._has_room_for(message):
+            self._keep(message)
+            return
+        self._full = True
+        self._news.set()
+        if not self._hand_on(source, message):
             self.connection.tell(message.ack, BACK)
-        else:
-            if not self.taken:
-                self._first_at = self._loop.time()
-                self._until = min(self._until, self._first_at + self._hold)
-            self.taken.append(message)
-            self._bytes += size
-            self._full = len(self.taken) >= self._room.messages or self._bytes >= self._room.bytes
+
+    def takes_over(self, source: Source, message: Delivered) -> bool:
+        """Takes what has come for another read, if this one waits for the like and has room."""
+        if not self._waits or self._error is not None or source not in self._sources:
+            return False
+        if not self._has_room_for(message):
+            return False
+        self._keep(message)
+        return True
+
+    def _has_room_for(self, message: Delivered) -> bool:
+        size = len(message.payload) + len(message.head)
+        return not (self._over or self._full or (self.taken and self._bytes + size > self._room.bytes))
+
+    def _keep(self, message: Delivered) -> None:
+        if not self.taken:
+            self._first_at = self._loop.time()
+            self._until = min(self._until, self._first_at + self._hold)
+        self.taken.append(message)
+        self._bytes += len(message.payload) + len(message.head)
+        self._full = len(self.taken) >= self._room.messages or self._bytes >= self._room.bytes
         if self._full or len(self.taken) == 1:
             self._news.set()
 
@@ -192,8 +247,7 @@ class Fetch:
 
     def told(self, pull: Pull, status: str, text: str) -> None:
         """The broker has ended a pull. Of the statuses 409 stands for many situations, told apart by their text."""
-        text = text.strip().lower()
-        if pull.waits:
+        if pull.waits and text not in _DONE:
             self._not_before[pull.source] = self._loop.time() + AGAIN_SECONDS
         if status == "409" and text == "message size exceeds maxbytes":
             self._full = bool(self.taken)
@@ -234,7 +288,8 @@ class Fetch:
                     self.fail(Gone())
                 elif count == self._count:
                     patience = ANSWER_SECONDS
-                    self._probe(self._pulls[source])
+                    if self._pulls[source].word is None:
+                        self._probe(self._pulls[source])
 
     def _probe(self, pull: Pull) -> None:
         """Replaces a pull by one whose end the broker tells in any case, unless the consumer is gone."""
@@ -251,7 +306,7 @@ class Fetch:
         share = max(1, (self._room.messages - len(self.taken) - asked) // len(idle))
         size = max(1, self._bytes_left() // len(self._sources))
         for source in idle:
-            self._pull(source, Room(share, size), max(self._until - now, LEAST_SECONDS))
+            self._pull(source, Room(share, size), max(min(self._until - now, TURN_SECONDS), LEAST_SECONDS))
 
     def _pull(self, source: Source, room: Room, seconds: float | None) -> None:
         if source in self._large:  # one message of any size
@@ -262,17 +317,24 @@ class Fetch:
     async def _wait(self) -> None:
         """Waits for news. The broker ends each pull when its time is over, which shows that it has listened."""
         self._news.clear()
-        left = max(self._until - self._loop.time(), 0)
+        now = self._loop.time()
+        left = max(self._until - now, 0)
         if len(self._pulls) < len(self._sources) and left > AGAIN_SECONDS:
             left = AGAIN_SECONDS
         elif self._pulls and not self.taken:
-            left += ANSWER_SECONDS
+            left = min(left + ANSWER_SECONDS, min(pull.due for pull in self._pulls.values()) - now)
         try:
             await asyncio.wait_for(self._news.wait(), left)
         except asyncio.TimeoutError:
-            if not self.taken and self._loop.time() >= self._until and self._pulls:
-                self.connection.check()
-                self.fail(BrokerAway("the broker does not answer"))
+            self._look_for_silence()
+
+    def _look_for_silence(self) -> None:
+        """Nothing has come for a while, which the broker has to say; with messages in hand nobody needs its word."""
+        now = self._loop.time()
+        silent = [pull for pull in self._pulls.values() if now >= min(pull.due, self._until)]
+        if silent and not self.taken:
+            self.connection.check()
+            self.fail(BrokerAway("the broker does not answer") if now >= self._until else Gone())
 
     def _done(self) -> bool:
         return self._full or self._error is not None

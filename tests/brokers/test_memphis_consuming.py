@@ -22,7 +22,8 @@ from proxy.producer import Producer
 from tests.brokers.memphis_replay import TRANSCRIPTS, Recording, Replay, Sent, payload_of
 from tests.brokers.memphis_standin import RECORDED, Standin
 from tests.brokers.memphis_tools import LIMITED
-from tests.brokers.tools import ROOT, facts, failure, settings
+from tests.brokers.tools import ROOT, facts, failure, outcomes, settings
+from tests.servers import eventually
 
 recorded = pytest.mark.skipif(not TRANSCRIPTS.exists(), reason="the recordings are not part of the repository")
 
@@ -282,6 +283,29 @@ def test_a_station_removed_without_notice_is_made_again(standin: Standin, produc
     standin.remove("orders", notice=False)
     assert reader.read("orders", seconds=3) == []
     assert "orders" in standin.stations
+
+
+def test_a_refusal_of_another_request_is_none_of_an_ack(standin: Standin, producer: Producers, submit: Any) -> None:
+    """However late the ack's answer is: it may be taken, and who was given the message may read on."""
+    station = station_named("rb-allowed-a")
+    standin.make(station.name)
+    reader = Reader(standin, producer)
+    reader.producer.single(LIMITED, station, b"1", ())
+    turn = reader.take(LIMITED, station, wanted())
+    id = turn.ack_id(turn.messages[0])
+    (link,) = (one for one in reader.producer._pool._links.values() if one.credentials is LIMITED)
+    session: Any = link.session
+    standin.server.pause()
+    try:
+        acks = [submit(turn.end, True, True), submit(failure, reader.ack, LIMITED, station, [id])]
+        eventually(lambda: session.connection.waiting == len(acks))
+        session._loop.call_soon_threadsafe(session.connection._on_denied_something)
+        assert outcomes(acks[1].result(10)) == [(0, 504, "unknown")]
+        acks[0].result(10)
+    finally:
+        standin.server.resume()
+    reader.producer.single(LIMITED, station, b"2", ())
+    assert reader.read(station.name, LIMITED) == [b"2"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.brokers import pulling
 from proxy.brokers.pulling import Fetch, Room, Source
 from proxy.config import Config
 from proxy.messages import station_named
@@ -78,6 +79,17 @@ def test_a_station_deleted_in_mid_wait_is_not_found(reader: Reader, operator: Op
         eventually(lambda: info(operator, reader)["num_waiting"] == 1)
         operator.api(f"STREAM.DELETE.{reader.station.name}")
         assert facts(waiting.result(15)) == ("StationNotFound", "no", "never")
+
+
+def test_a_wait_is_many_pulls(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, so that a message waits for none of them."""
+    monkeypatch.setattr(pulling, "TURN_SECONDS", 0.03)
+    assert reader.read(1, 0.5) == []
+    with ThreadPoolExecutor() as threads:
+        for payload in (b"1", b"2", b"3"):
+            waiting = threads.submit(reader.read, 1, 20)
+            reader.send(payload)
+            assert waiting.result(5) == [payload]
 
 
 @pytest.mark.slow
