@@ -109,7 +109,7 @@ class RequestParser:
         self._base = base
         self._most_entries = len(base) + limits.fields
         self._scheme_headers = scheme_headers
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._environ: Environ = {}
         self._request: Request | None = None
         self._chunks: list[bytes] = []
@@ -141,6 +141,16 @@ class RequestParser:
         self._chunks = []
         self.buffered = 0
         self.ready.append(Refusal(status, message, environ))
+
+    def close(self) -> None:
+        """Let go of what has come of a request: nothing more will be fed.
+
+        llhttp's parser and this one know each other. The garbage collector, which would have to find that out, looks
+        when there are many objects, and few of them may hold bodies of gigabytes.
+        """
+        self._parser = self._request = None
+        self._environ = {}
+        self._chunks = []
 
     def _parse(self, data: bytes) -> None:
         try:

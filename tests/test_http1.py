@@ -1,7 +1,9 @@
 """Connections, over socket pairs in this process."""
 
 import contextvars
+import gc
 import socket
+import tracemalloc
 from collections.abc import Iterator
 
 import gevent
@@ -156,6 +158,41 @@ def test_incomplete_bodies_have_a_bound_together(talk):
     assert service.service.buffered == 100
     assert service.ask(first, b"x" * 100).endswith(b"ok")
     assert service.service.buffered == 0
+
+
+def test_half_a_body_is_gone_with_its_client(talk):
+    """At once: the garbage collector counts objects, and half a body is one of them, of megabytes perhaps. Nor does it
+    stay with the greenlet that has served its client before.
+    """
+    all_here = gevent.event.Event()
+
+    def application(environ, start_response):
+        all_here.wait()
+        start_response("200 OK", [])
+        return [b""]
+
+    service = talk(application)
+    clients = [service.connect()[0] for _ in range(20)]
+    for client in clients:
+        client.sendall(POST)
+    until(lambda: service.service.requests == 20)
+    all_here.set()
+    until(lambda: not any(connection.busy for connection in service.service.connections))
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for client in clients:
+            gevent.socket.wait_read(client.fileno(), timeout=5)
+            client.recv(1000)
+            client.sendall(POST.replace(b"3", b"1000000").replace(b"abc", b"x" * 50_000))
+            until(lambda: service.service.buffered)
+            client.close()
+            until(lambda: not service.service.buffered)
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def test_error_answers_can_be_replaced(talk):
