@@ -7,7 +7,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError
 
-from proxy.errors import BadBody
+from proxy.errors import BadBody, let_go
 
 
 def load(shape: Schema, body: Any) -> dict[str, Any]:
@@ -15,6 +15,7 @@ def load(shape: Schema, body: Any) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = shape.load(body)
     except ValidationError as error:
+        let_go(error)  # marshmallow raises what a variable there has
         raise BadBody("; ".join(_faults(error.messages_dict))) from None
     return loaded
 
