@@ -3,6 +3,7 @@
 import contextvars
 import gc
 import socket
+import ssl
 import tracemalloc
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ from proxy import http1
 from proxy.http1 import Connection
 from proxy.http1_repeats import known_head
 from proxy.http1_service import Options, Service
-from proxy.transports import Transport
+from proxy.transports import TlsTransport, Transport
 
 BASE = {"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http"}
 POST = b"POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
@@ -193,6 +194,26 @@ def test_half_a_body_is_gone_with_its_client(talk):
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+def test_what_tls_has_for_itself_is_taken_in_turns():
+    """A client that only ever changes its keys must not keep all others waiting."""
+
+    class Changing(TlsTransport):
+        """Finds nothing but new keys in what it reads."""
+
+        def _read(self):
+            self._incoming.read()
+            raise ssl.SSLWantReadError
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(b"x" * 100_000)
+        transport = Changing(ours, 1.0, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        with pytest.raises(BlockingIOError):
+            transport.receive()
+        assert ours.recv(100_000)
 
 
 def test_error_answers_can_be_replaced(talk):
