@@ -14,7 +14,7 @@ from proxy.application import Application
 from proxy.brokers.embedded import kept_secret
 from proxy.config import Config
 from proxy.edge import REQUEST_ID, Edge
-from proxy.errors import GatewayError, MethodNotAllowed, TooLarge, Unauthorized, let_go, of_status, to_response
+from proxy.errors import GatewayError, MethodNotAllowed, TooLarge, Unauthorized, of_status, to_response
 from proxy.extension import Stations
 from proxy.lane import Lane
 from proxy.old_settings import read_settings
@@ -58,13 +58,6 @@ def _warn_of_short_secrets(config: Config) -> None:
 
 
 def _on_error(error: Exception) -> Response | HTTPException:
-    try:
-        return _answer_of(error)
-    finally:
-        let_go(error)
-
-
-def _answer_of(error: Exception) -> Response | HTTPException:
     if isinstance(error, HTTPException):
         if error.response is not None or (error.code or 500) < 400:
             return error  # a redirect, or an answer that a route of a team's own has made

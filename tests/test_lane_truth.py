@@ -12,7 +12,7 @@ import jwt
 import pytest
 from flask import Flask
 
-from proxy.errors import AckTimeout
+from proxy.errors import AckTimeout, BrokerAway
 from proxy.extension import OUTCOME
 from proxy.sealing import key_id
 from tests.application import NOWHERE, SECRET, Api, payloads
@@ -87,6 +87,15 @@ def test_what_could_not_be_stored_is_gone_with_its_answer(
     """While the broker is away, which may be long, and many repeat."""
     api = Api(make_app(NOWHERE, PRODUCE_TIMEOUT_SECONDS="1"))
     _assert_gone(lambda: way(api, "orders", b'["%b"]' % (b"x" * LARGE), **key).status_code, 503)
+
+
+@pytest.mark.slow
+def test_what_a_teams_handler_answers_is_gone_too(make_app: Callable[..., Flask]) -> None:
+    """Also where it takes the place of ours."""
+    app = make_app(NOWHERE, PRODUCE_TIMEOUT_SECONDS="1")
+    app.register_error_handler(BrokerAway, lambda error: ("later", 503))
+    api = Api(app)
+    _assert_gone(lambda: api.single("orders", b'["%b"]' % (b"x" * LARGE)).status_code, 503)
 
 
 def _assert_gone(ask: Callable[[], int], status: int) -> None:
