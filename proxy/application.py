@@ -15,6 +15,7 @@ from flask.globals import request_ctx
 from flask.signals import request_tearing_down
 from werkzeug.routing import Map, MapAdapter, Rule, RuleFactory
 
+from proxy.errors import let_go
 from proxy.intake import NameConverter
 
 if TYPE_CHECKING:
@@ -138,6 +139,12 @@ class Application(Flask):
         ):
             return super().process_response(response)
         return response
+
+    def handle_user_exception(self, e: Exception) -> Any:
+        """What the handler of this error answers, whoever has registered it; then the error is over."""
+        answer = super().handle_user_exception(e)
+        let_go(e)
+        return answer
 
     def do_teardown_request(self, *args: Any, **kwargs: Any) -> None:
         """Calls what is to run when the request is over."""

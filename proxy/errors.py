@@ -52,8 +52,8 @@ from typing import Any
 from proxy import failures
 from proxy.failures import DATA_ONLY as DATA_ONLY
 from proxy.failures import GatewayError as GatewayError
-from proxy.failures import Headers
 from proxy.failures import encode as encode
+from proxy.failures import let_go as let_go
 
 
 class BadSetting(Exception):
@@ -107,7 +107,7 @@ class Unauthorized(GatewayError):
     status = 401
     default = "Unauthorized"
 
-    def headers(self) -> Headers:
+    def headers(self) -> failures.Headers:
         """The challenge that RFC 9110 asks for."""
         return [("WWW-Authenticate", "Bearer")]
 
@@ -157,7 +157,7 @@ class MethodNotAllowed(GatewayError):
         super().__init__(message)
         self.allowed = allowed
 
-    def headers(self) -> Headers:
+    def headers(self) -> failures.Headers:
         """The methods that the route takes."""
         return [("Allow", ", ".join(sorted(self.allowed)))] if self.allowed else []
 
@@ -202,7 +202,7 @@ class UnsupportedEncoding(UnsupportedMediaType):
 
     default = "send the body as it is, or with Content-Encoding: gzip"
 
-    def headers(self) -> Headers:
+    def headers(self) -> failures.Headers:
         """The encodings that are undone (RFC 9110 12.5.3)."""
         return [("Accept-Encoding", "gzip")]
 
@@ -229,7 +229,7 @@ class RateLimited(GatewayError):
         super().__init__(message)
         self.retry_after, self.policy = retry_after, policy
 
-    def headers(self) -> Headers:
+    def headers(self) -> failures.Headers:
         """When to come back, and of what there was too much."""
         headers = super().headers()
         if self.policy:
@@ -346,7 +346,7 @@ class BatchFailed(GatewayError):
         self._typical = next((error for error in errors if error.status == self.status), None)
         self.fields |= failures.batch_fields(total, failed)
 
-    def headers(self) -> Headers:
+    def headers(self) -> failures.Headers:
         """Those of the first failure that has the status of the whole: the challenge, when to come back."""
         return self._typical.headers() if self._typical is not None else []
 
@@ -378,7 +378,7 @@ def of_status(status: int, message: str = "") -> GatewayError:
 
 def to_response(
     error: BaseException, *, accept: str = "", request_id: str = "", path: str = ""
-) -> tuple[int, Headers, bytes]:
+) -> tuple[int, failures.Headers, bytes]:
     """The answer to a failed request: status, headers and JSON body (RFC 9457 where `accept` asks for it).
 
     What is no `GatewayError` was not expected: it is logged with the request id, and answered without detail.

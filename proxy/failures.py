@@ -94,6 +94,15 @@ def encode(body: Any) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
+def let_go(error: BaseException) -> None:
+    """Has an error that was told forget where it was raised.
+
+    Those who called there had the request, and the request may have the error: none of them would go before the garbage
+    collector comes, which counts objects, and not the megabytes of a body.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+
+
 def batch_status(total: int, errors: list[GatewayError]) -> int:
     """One status for many errors: the one that all messages share, else 504 before 503 before 400."""
     statuses = {error.status for error in errors}

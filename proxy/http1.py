@@ -385,9 +385,9 @@ class Connection:
         if self.closed:
             return
         self.busy = self.closed = True
-        self._watcher.stop()
         self._watcher.close()
         self._transport.close()
+        self._parser.close()
         self._account(0)
         self._service.forget(self)
 

@@ -109,7 +109,7 @@ class RequestParser:
         self._base = base
         self._most_entries = len(base) + limits.fields
         self._scheme_headers = scheme_headers
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._environ: Environ = {}
         self._request: Request | None = None
         self._chunks: list[bytes] = []
@@ -142,13 +142,30 @@ class RequestParser:
         self.buffered = 0
         self.ready.append(Refusal(status, message, environ))
 
+    def close(self) -> None:
+        """Let go of what has come of a request: nothing more will be fed.
+
+        llhttp's parser and this one know each other. The garbage collector, which would have to find that out, looks
+        when there are many objects, and few of them may hold bodies of gigabytes.
+        """
+        self._parser = self._request = None
+        self._environ = {}
+        self._chunks = []
+
     def _parse(self, data: bytes) -> None:
+        while (upgrade := self._parse_on(data)) is not None:
+            self._decline_upgrade()  # not where it is caught: errors would have another context there
+            data = data[upgrade:]
+
+    def _parse_on(self, data: bytes) -> int | None:
+        """Returns where an `Upgrade` was taken for granted."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
+            return int(upgrade.args[0])
         except httptools.HttpParserError as error:
             self._fail(error)
+        return None
 
     # What llhttp calls, in order.
 
@@ -302,7 +319,7 @@ class RequestParser:
 
     # The end.
 
-    def _decline_upgrade(self, rest: bytes) -> None:
+    def _decline_upgrade(self) -> None:
         """Go on in HTTP/1.1 where llhttp took an `Upgrade` for granted and skipped the body.
 
         A fresh parser is told how the body is framed, and collects it for the request that it belongs to.
@@ -313,10 +330,10 @@ class RequestParser:
         if framing:
             self._parser.feed_data(b"POST / HTTP/1.1\r\nHost: -\r\n" + framing + b"\r\n\r\n")
             self._request = cast(Request, request)
+            self.finished = False
             self.expects_continue = "HTTP_EXPECT" in request.environ
         else:
             self.ready.append(request)
-        self._parse(rest)
 
     def _fail(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__

@@ -18,6 +18,7 @@ from proxy.errors import (
     GatewayError,
     Overloaded,
     SchemaViolation,
+    let_go,
 )
 from proxy.messages import Ack, Demand, Elements, Manner, Message, Pairs, Station, Unknown
 from proxy.replies import GaveUp
@@ -174,4 +175,6 @@ def failure_of(results: Results) -> BatchFailed | None:
     if isinstance(first, Ack) and results.count(first) == len(results):  # a group is told one ack for all its messages
         return None
     failed = [(index, result) for index, result in enumerate(results) if isinstance(result, GatewayError)]
+    for _, error in failed:
+        let_go(error)
     return BatchFailed(len(results), failed) if failed else None

@@ -105,16 +105,21 @@ class TlsTransport(Transport):
         return self._incoming.pending > 0 or self._tls.pending() > 0
 
     def receive(self) -> bytes:
-        """What has arrived, decrypted; as for plain sockets. Raises `ssl.SSLError` for what is not TLS."""
-        while True:
-            try:
+        """What has arrived, decrypted; as for plain sockets. Raises `ssl.SSLError` for what is not TLS.
+
+        The socket is read once at most: a client may send nothing but new keys, for as long as it likes.
+        """
+        try:
+            with contextlib.suppress(ssl.SSLWantReadError):
                 return self._read()
-            except ssl.SSLWantReadError:
-                self._receive_records()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
-            finally:
-                self._flush_now()
+            self._receive_records()
+            return self._read()
+        except ssl.SSLWantReadError:
+            raise BlockingIOError from None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+        finally:
+            self._flush_now()
 
     def begin_send(self, data: bytes) -> memoryview | None:
         """Encrypt it and send what there is room for; as for plain sockets."""

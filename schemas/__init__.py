@@ -7,7 +7,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError
 
-from proxy.errors import BadBody
+from proxy.errors import BadBody, let_go
 
 MAX_FIELDS = 1000  # each one that is not known is told, so many of them would cost more than any good body
 
@@ -19,6 +19,7 @@ def load(shape: Schema, body: Any) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = shape.load(body)
     except ValidationError as error:
+        let_go(error)  # marshmallow raises what a variable there has
         raise BadBody("; ".join(_faults(error.messages_dict))) from None
     return loaded
 

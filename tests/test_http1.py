@@ -1,7 +1,10 @@
 """Connections, over socket pairs in this process."""
 
 import contextvars
+import gc
 import socket
+import ssl
+import tracemalloc
 from collections.abc import Iterator
 
 import gevent
@@ -13,7 +16,7 @@ from proxy import http1
 from proxy.http1 import Connection
 from proxy.http1_repeats import known_head
 from proxy.http1_service import Options, Service
-from proxy.transports import Transport
+from proxy.transports import TlsTransport, Transport
 
 BASE = {"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http"}
 POST = b"POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
@@ -156,6 +159,61 @@ def test_incomplete_bodies_have_a_bound_together(talk):
     assert service.service.buffered == 100
     assert service.ask(first, b"x" * 100).endswith(b"ok")
     assert service.service.buffered == 0
+
+
+def test_half_a_body_is_gone_with_its_client(talk):
+    """At once: the garbage collector counts objects, and half a body is one of them, of megabytes perhaps. Nor does it
+    stay with the greenlet that has served its client before.
+    """
+    all_here = gevent.event.Event()
+
+    def application(environ, start_response):
+        all_here.wait()
+        start_response("200 OK", [])
+        return [b""]
+
+    service = talk(application)
+    clients = [service.connect()[0] for _ in range(20)]
+    for client in clients:
+        client.sendall(POST)
+    until(lambda: service.service.requests == 20)
+    all_here.set()
+    until(lambda: not any(connection.busy for connection in service.service.connections))
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for client in clients:
+            gevent.socket.wait_read(client.fileno(), timeout=5)
+            client.recv(1000)
+            client.sendall(POST.replace(b"3", b"1000000").replace(b"abc", b"x" * 50_000))
+            until(lambda: service.service.buffered)
+            client.close()
+            until(lambda: not service.service.buffered)
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def test_what_tls_has_for_itself_is_taken_in_turns():
+    """A client that only ever changes its keys must not keep all others waiting."""
+
+    class Changing(TlsTransport):
+        """Finds nothing but new keys in what it reads."""
+
+        def _read(self):
+            self._incoming.read()
+            raise ssl.SSLWantReadError
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(b"x" * 100_000)
+        transport = Changing(ours, 1.0, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        with pytest.raises(BlockingIOError):
+            transport.receive()
+        assert ours.recv(100_000)
 
 
 def test_error_answers_can_be_replaced(talk):

@@ -92,6 +92,25 @@ def test_limits(limits, status):
     assert any(character.isdigit() for character in refusal.message)
 
 
+UPGRADE = b"POST / HTTP/1.1\r\nHost: h\r\nConnection: %bUpgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_what_is_wrong_behind_an_upgrade_is_refused():
+    """It is no fault of ours, for which the connection would end without an answer."""
+    [request, refusal] = parse(UPGRADE % b"" + b"3\r\nabc\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n").ready
+    assert body(request) == b"abc"
+    assert refusal.status == 400
+
+
+@pytest.mark.parametrize(
+    ("chunks", "status"), [(b"zz\r\n", 400), (b"1\r\nx\r\n" * 40_000, 400), (b"fff\r\n" + b"x" * 2000, 413)]
+)
+def test_the_body_of_an_upgrade_that_closes_is_judged_as_any_other(chunks, status):
+    """Its head says that the connection ends, which is not before the body's end."""
+    [refusal] = parse(UPGRADE % b"close, ", chunks, limits=Limits(body_bytes=1000 if status == 413 else 100_000)).ready
+    assert refusal.status == status
+
+
 def test_limits_of_what_is_incomplete():
     """Bytes without end are refused while they come, headers and blank lines alike."""
     limits = Limits(head_bytes=1000)

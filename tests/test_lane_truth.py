@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +12,10 @@ import jwt
 import pytest
 from flask import Flask
 
-from proxy.errors import AckTimeout
+from proxy.errors import AckTimeout, BrokerAway
 from proxy.extension import OUTCOME
 from proxy.sealing import key_id
-from tests.application import SECRET, Api, payloads
+from tests.application import NOWHERE, SECRET, Api, payloads
 from tests.servers import NatsServer, eventually
 
 
@@ -54,6 +56,60 @@ def test_a_message_that_was_sent_is_not_sent_once_more_for_its_answer(
     answer = api.post(path, b"2", environ_overrides={OUTCOME: AckTimeout()})
     assert (answer.status_code, answer.get_json()["stored"]) == (504, "unknown")
     assert payloads(broker, station) == [b"1"]
+
+
+LARGE = 1_000_000  # bytes
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/stations/{}/produce/single", {"Idempotency-Key": "x" * 201}, 400),
+        ("/stations/{}/produce/batch", {}, 400),
+        ("/nowhere", {}, 404),
+        ("/monitoring/status", {}, 405),
+    ],
+)
+def test_a_refused_body_is_gone_with_its_answer(
+    api: Api, station: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    """As a good one is: the garbage collector, which counts objects, would come for a thousand of them at once."""
+    assert api.single(station).status_code == api.batch(station, b"[1]").status_code == 200
+    _assert_gone(lambda: api.post(path.format(station), b"x" * LARGE, headers=headers).status_code, status)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [{}, {"Idempotency_Key": "k"}])
+@pytest.mark.parametrize("way", [Api.single, Api.batch])
+def test_what_could_not_be_stored_is_gone_with_its_answer(
+    make_app: Callable[..., Flask], way: Callable[..., Any], key: dict[str, str]
+) -> None:
+    """While the broker is away, which may be long, and many repeat."""
+    api = Api(make_app(NOWHERE, PRODUCE_TIMEOUT_SECONDS="1"))
+    _assert_gone(lambda: way(api, "orders", b'["%b"]' % (b"x" * LARGE), **key).status_code, 503)
+
+
+@pytest.mark.slow
+def test_what_a_teams_handler_answers_is_gone_too(make_app: Callable[..., Flask]) -> None:
+    """Also where it takes the place of ours."""
+    app = make_app(NOWHERE, PRODUCE_TIMEOUT_SECONDS="1")
+    app.register_error_handler(BrokerAway, lambda error: ("later", 503))
+    api = Api(app)
+    _assert_gone(lambda: api.single("orders", b'["%b"]' % (b"x" * LARGE)).status_code, 503)
+
+
+def _assert_gone(ask: Callable[[], int], status: int) -> None:
+    """Asks some times, and looks at what stays in memory."""
+    assert ask() == status
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        assert {ask() for _ in range(5)} == {status}
+        assert tracemalloc.get_traced_memory()[0] < 2 * LARGE
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def _until(expiry: int, token: str) -> str:
