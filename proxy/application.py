@@ -13,9 +13,10 @@ from flask import Flask, Request, Response
 from flask.ctx import RequestContext
 from flask.globals import request_ctx
 from flask.signals import request_tearing_down
+from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, MapAdapter, Rule, RuleFactory
 
-from proxy.errors import let_go
+from proxy.errors import GatewayError, let_go
 from proxy.intake import NameConverter
 
 if TYPE_CHECKING:
@@ -141,9 +142,13 @@ class Application(Flask):
         return response
 
     def handle_user_exception(self, e: Exception) -> Any:
-        """What the handler of this error answers, whoever has registered it; then the error is over."""
+        """What the handler of this error answers, whoever has registered it; then an error of ours is over.
+
+        What a team raises itself keeps where it was raised: hooks of theirs may tell it after the answer is made.
+        """
         answer = super().handle_user_exception(e)
-        let_go(e)
+        if isinstance(e, GatewayError | HTTPException):
+            let_go(e)
         return answer
 
     def do_teardown_request(self, *args: Any, **kwargs: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +31,8 @@ class Line:
         if self._client is None:
             return _ESTABLISHED
         try:
-            sock = _socket.socket(fileno=os.dup(self._client.fileno()))
+            # No duplicate: a worker without a descriptor left would take all readers for gone.
+            sock = _socket.socket(fileno=self._client.fileno())
         except (OSError, ValueError):
             return _CLOSED
         try:
@@ -42,7 +42,7 @@ class Line:
         except OSError:
             return _CLOSED
         finally:
-            sock.close()
+            sock.detach()
 
 
 def _state_of(sock: _socket.socket) -> int:

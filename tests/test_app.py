@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,27 @@ def test_error_handlers_of_a_team_go_before_ours(make_app: Callable[..., Flask],
     method, path = requests.get(what, ("POST", "/auth/authenticate"))
     answer = Api(app).request(method, path, data=b"{nope", content_type="application/json")
     assert (answer.status_code, answer.data) == (599, b"the team's answer")
+
+
+def test_a_hook_of_a_team_may_tell_where_an_error_of_theirs_was_raised(make_app: Callable[..., Flask]) -> None:
+    """After the answer was made, as those do that log once for each request."""
+    app = make_app()
+
+    def remember(error: Exception) -> tuple[str, int]:
+        g.error = error
+        return "no", 409
+
+    @app.get("/team/stock")
+    def stock() -> Any:
+        raise KeyError("shelf") from ValueError("empty")
+
+    @app.after_request
+    def tell(response: Response) -> Response:
+        response.headers["X-Told"] = traceback.format_exception(g.error)[-2].strip().partition(" in ")[2].split()[0]
+        return response
+
+    app.register_error_handler(KeyError, remember)
+    assert Api(app).request("GET", "/team/stock").headers["X-Told"] == "stock"
 
 
 def test_a_blueprint_of_a_team_has_its_own_prefix(make_app: Callable[..., Flask]) -> None:

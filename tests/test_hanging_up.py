@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -48,6 +49,24 @@ def test_a_client_that_closes_has_hung_up(ends: tuple[socket.socket, socket.sock
     client.close()
     eventually(line.has_hung_up)
     assert not line.was_reset()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_who_waits_has_not_hung_up_when_no_file_can_be_opened(
+    ends: tuple[socket.socket, socket.socket], key: str
+) -> None:
+    """A worker with as many connections as it may have descriptors still knows its readers."""
+    client, ours = ends
+    line = Line({key: ours})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        states = line.has_hung_up(), line.was_reset()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert states == (False, False)
+    client.sendall(b"x")
+    assert ours.recv(10) == b"x"  # it is still open
 
 
 def test_what_is_written_to_a_closed_connection_resets_it() -> None:

@@ -20,6 +20,7 @@ from proxy.tokens import Issued, Tokens
 from tests.application import JSON, Api, add_team_routes, running, settings
 from tests.brokers.tools import Operator
 from tests.clients import logged_on, with_tokens_of
+from tests.faults.network import TcpProxy
 from tests.servers import ROOT as REPOSITORY
 from tests.servers import Gateway, NatsServer, eventually
 
@@ -328,6 +329,18 @@ def test_a_replica_that_starts_without_the_broker_takes_no_token_until_it_knows(
     eventually(lambda: seen.update(_statuses(later, gone)) or 401 in seen, 10)
     assert 200 not in seen
     assert _statuses(later, good) == [200] * 4
+
+
+@pytest.mark.slow
+def test_a_replica_far_away_from_the_broker_takes_tokens_from_its_first_request_on(
+    make: Make, server: NatsServer
+) -> None:
+    """What it reads before does not take one way to the broker after the other."""
+    good = _issued(make())
+    with TcpProxy(server.port) as network:
+        network.delay = 0.08
+        far = make(BROKER_URL=f"nats://127.0.0.1:{network.port}")
+        assert _statuses(far, good) == [200] * 4
 
 
 def test_a_user_of_its_own_who_is_not_let_in_keeps_nobody_from_producing(make: Make) -> None:

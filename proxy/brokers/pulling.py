@@ -71,6 +71,7 @@ class Pull:
     def __init__(self, fetch: Fetch, source: Source, room: Room, seconds: float | None) -> None:
         self.source, self.left, self.waits = source, room.messages, seconds is not None
         self.word: tuple[str, str] | None = None
+        self._late: asyncio.TimerHandle | None = None
         self._fetch, self._connection = fetch, fetch.connection
         self._sid, inbox = self._connection.open_inbox(self._delivered)
         self._token = tokens.take(1)
@@ -88,6 +89,8 @@ class Pull:
 
     def close(self) -> None:
         """Takes no more."""
+        if self._late is not None:
+            self._late.cancel()
         self._connection.forget(self._token)
         self._connection.close_inbox(self._sid)
 
@@ -112,8 +115,10 @@ class Pull:
             self._hear(head)
         else:
             return
-        if self.left > 0:
-            return
+        if self.left <= 0:
+            self._end()
+
+    def _end(self) -> None:
         if self.word is None:
             self._fetch.ended(self)
         else:
@@ -123,12 +128,15 @@ class Pull:
         """A word about the end, which counts once all has come that was sent before it.
 
         Where a consumer has replicas the word may overtake messages: they wait until most replicas know of them. Who
-        closed the inbox now would not get them, and neither would anybody else before the time to ack is over.
+        closed the inbox now would not get them, and neither would anybody else before the time to ack is over. Those
+        that a consumer has not sent when it gets another leader never come: the next pull brings them.
         """
         line, _, _ = head.partition(b"\r\n")
         self.word = line[_STATUS].decode("latin-1"), line[_TEXT].decode("latin-1").strip().lower()
         never = _LEFT.search(head)
         self.left -= int(never[1]) if never else self.left
+        if self.left > 0 and self._late is None:
+            self._late = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._end)
 
 
 HandOn = Callable[[Source, Delivered], bool]

@@ -165,10 +165,13 @@ class Revocations:
             raise Forbidden("its account has no JetStream")
 
     async def _read(self, bucket: Bucket) -> None:
-        """Reads all keys; raises `BrokerRefused` when they cannot be read."""
+        """Reads all keys; raises `BrokerRefused` when they cannot be read.
+
+        All is asked at once: a worker that has just started takes no token before, however far away the broker is.
+        """
         ends: dict[str, int] = {}
-        for digit in "0123456789abcdef":
-            for key in await bucket.keys(f"{digit}.>"):
+        for keys in await asyncio.gather(*(bucket.keys(f"{digit}.>") for digit in "0123456789abcdef")):
+            for key in keys:
                 ends |= _end_of(f"$KV.{BUCKET}.{key}".encode())
         if ends:
             self._heard(ends)

@@ -8,6 +8,7 @@ Apart from the other modules since it is imported only where schemas are registe
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -39,13 +40,23 @@ def check_meta_schema(draft: Draft, document: Any, size: int) -> None:
 
     The patterns are left to the engine that will run them.
     """
-    if jsonschema_rs.meta.is_valid(document):
+    checker = _checker(draft)
+    if checker.is_valid(document):
         return
-    error = _told(draft, document) if size <= MAX_TOLD_BYTES else _found(document)
+    error = _told(draft, document) if size <= MAX_TOLD_BYTES else _found(checker, document)
     if error is not None:
         place, keyword, message = error
         shown = message if len(message) <= MAX_MESSAGE_CHARACTERS else f"does not satisfy {keyword}"
         raise BadSchema(f"{pointer(place) or 'the definition'}: {shown}")
+
+
+@functools.cache
+def _checker(draft: Draft) -> Any:
+    """Without formats, and with the very meta-schemas that `jsonschema` has: what is valid depends on no size.
+
+    jsonschema-rs by itself would refuse references that are no addresses by the letter: `#/definitions/List[int]`.
+    """
+    return jsonschema_rs.validator_for(_CLASSES[draft.name].META_SCHEMA, validate_formats=False, offline=True)
 
 
 def _told(draft: Draft, document: Any) -> Error | None:
@@ -55,10 +66,10 @@ def _told(draft: Draft, document: Any) -> Error | None:
     return None if error is None else (error.absolute_path, str(error.validator), error.message)
 
 
-def _found(document: Any) -> Error | None:
+def _found(checker: Any, document: Any) -> Error | None:
     """What jsonschema-rs says."""
     try:
-        jsonschema_rs.meta.validate(document)
+        checker.validate(document)
     except jsonschema_rs.ValidationError as error:
         return error.instance_path, error.kind.name, error.message
     return None

@@ -196,3 +196,30 @@ def test_a_wait_that_one_partition_ended_early_is_no_failure() -> None:
         assert fetch.taken == []
 
     run(work())
+
+
+class Forgetful(Unequal):
+    """Says that a pull is complete whose message never comes, as when the group gets another leader."""
+
+    def send(self, owner: Any, index: int, token: int, subject: str, frame: bytes) -> None:
+        """The first pull finds nothing, the second brings nothing, the third the message."""
+        loop, delivered, number = asyncio.get_running_loop(), self.delivered[-1], len(self.delivered)
+        if number == 1:
+            loop.call_soon(delivered, b"", b"", b"NATS/1.0 404 No Messages\r\n\r\n")
+        elif number == 2:
+            head = b"NATS/1.0 409 Batch Completed\r\nNats-Pending-Messages: 0\r\nNats-Pending-Bytes: 9\r\n\r\n"
+            loop.call_soon(delivered, b"", b"", head)
+        else:
+            loop.call_soon(delivered, b"$JS.ACK.first.g.1.1.1.1.0", b"1", None)
+
+
+def test_a_message_that_was_announced_and_does_not_come_is_pulled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment later; not when the wait is over, or the time for which other messages may be in hand."""
+    monkeypatch.setattr(pulling, "ANSWER_SECONDS", 0.1)
+
+    async def work() -> None:
+        fetch = Fetch(Forgetful(), [Source("first", "g")], Room(1, 1000), 15.0)  # type: ignore[arg-type]
+        await asyncio.wait_for(fetch.run(asyncio.get_running_loop().time() + 60), 5)
+        assert [message.payload for message in fetch.taken] == [b"1"]
+
+    run(work())

@@ -315,6 +315,23 @@ def test_a_definition_is_refused_with_place_and_reason(definition: Any, reason: 
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize("uri", _ALL)
+@pytest.mark.parametrize("size", [0, 10_000], ids=["small", "large"])
+def test_a_reference_need_be_no_address_by_the_letter(uri: str, size: int) -> None:
+    """Programs write names of types into them, as `List[int]`, whatever the definition's size."""
+    definitions = {name: {"type": "string"} for name in ("List[int]", "Page<Item>", "Größe in cm")}
+    properties = {f"p{number}": {"$ref": f"#/definitions/{name}"} for number, name in enumerate(definitions)}
+    definition = {"$schema": uri, "definitions": definitions, "properties": properties, "description": "x" * size}
+    validators.prepare(_schema(definition))
+
+
+def test_a_definition_is_judged_by_the_same_rules_whatever_its_size() -> None:
+    """Those of its draft, of which draft 4 has no empty `enum`."""
+    for size in (0, 10_000):
+        with pytest.raises(BadSchema, match="/enum"):
+            validators.prepare(_schema({"$schema": D4, "enum": [], "description": "x" * size}))
+
+
 def test_dynamic_references_between_documents_are_refused() -> None:
     """Which anchor is meant would depend on the way there."""
     inner = {"$id": "b", "$dynamicAnchor": "x"}
