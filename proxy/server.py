@@ -56,7 +56,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     max_body_bytes = 8 * 1024 * 1024
     #: Largest request line and headers together; 431 beyond.
     max_head_bytes = 64 * 1024
-    #: Bodies that a worker holds at once; 503 beyond.
+    #: Heads and bodies that a worker holds at once, of requests that came in pieces; 503 beyond.
     max_buffered_bytes = 256 * 1024 * 1024
     #: From the first byte of a request to the end of its headers; 408 beyond.
     header_seconds = 10.0

@@ -146,9 +146,9 @@ def test_greenlets_are_used_again(talk):
     assert len(seen) == 1
 
 
-def test_incomplete_bodies_have_a_bound_together(talk):
+def test_incomplete_requests_have_a_bound_together(talk):
     """The one that goes over it is refused, those that are here already are not."""
-    service = talk(answering("200 OK", [], [b"ok"]), max_buffered_bytes=150)
+    service = talk(answering("200 OK", [], [b"ok"]), max_buffered_bytes=200)
     head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 200\r\n\r\n"
     first, second = service.connect()[0], service.connect()[0]
     first.sendall(head + b"x" * 100)
@@ -156,9 +156,26 @@ def test_incomplete_bodies_have_a_bound_together(talk):
     answer = service.ask(second, head + b"x" * 100)
     assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"Retry-After: 1\r\n" in answer
-    assert service.service.buffered == 100
+    assert service.service.buffered == len(head) + 100
     assert service.ask(first, b"x" * 100).endswith(b"ok")
     assert service.service.buffered == 0
+
+
+@pytest.mark.parametrize("before", [b"", POST], ids=["alone", "behind a request"])
+def test_half_a_head_counts_as_half_a_body_does(talk, before):
+    """Else tens of thousands of them could fill the memory; also what came in one piece with a whole request."""
+    service = talk(answering("200 OK", [], [b"ok"]), max_buffered_bytes=20_000)
+    half = b"GET / HTTP/1.1\r\nHost: h\r\nX-A: " + b"a" * 8000
+    clients = [service.connect()[0] for _ in range(3)]
+    for client in clients[:2]:
+        client.sendall(before + half)
+    until(lambda: service.service.buffered >= 2 * len(half))
+    assert not before or all(client.recv(1000).endswith(b"ok") for client in clients[:2])
+    answer = service.ask(clients[2], before + half)
+    while b" 503 " not in answer:
+        gevent.socket.wait_read(clients[2].fileno(), timeout=5)
+        answer += clients[2].recv(1000)
+    assert service.ask(clients[0], b"\r\n\r\n").endswith(b"ok")
 
 
 def test_half_a_body_is_gone_with_its_client(talk):
