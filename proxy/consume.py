@@ -83,6 +83,7 @@ def consume_batch(station: str) -> Response:
     with turn.given_back_on_failure():
         extension.tokens.check(caller)  # the wait may have been long
         content = msgspec.json.encode(list(_rows(turn, manual)))
+        turn.shed()
         answer = Answer(Body(turn, content, not manual, line), mimetype="application/json")
         answer.content_length = len(content)
     return answer
