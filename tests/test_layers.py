@@ -83,7 +83,7 @@ KEPT = {
     "proxy.answers proxy.application proxy.consume proxy.lane proxy.monitoring proxy.registry proxy.stations proxy.app",
     "nats": " ".join(_ON_THE_LOOP),
     "asyncio uvloop": " ".join([*_ON_THE_LOOP, "proxy.bridge"]),
-    "threading": "proxy.producer proxy.seeding proxy.validators.protoc gunicorn.conf",
+    "threading": "proxy.producer proxy.inflating proxy.seeding proxy.validators.protoc gunicorn.conf",
     "_thread": "proxy.bridge proxy.waiters",
     "logging": "proxy.logs proxy.gunicorn_log proxy.http1_service",
     "structlog": "proxy.errors proxy.logs proxy.edge proxy.producer proxy.seeding proxy.app",
