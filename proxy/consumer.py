@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from proxy.ack_ids import AckIds
+from proxy.breathing import breathe
 from proxy.brokers.consuming import ACK, Haul
 from proxy.brokers.pulling import CROWDED
 from proxy.config import Config
@@ -137,7 +138,7 @@ class Consumer:
         now = time.time()
         for number, id in enumerate(ids, 1):
             if number % MOST_IDS == 0:
-                time.sleep(0)  # gevent's own: lets others run; to a thread it does next to nothing
+                breathe()
             try:
                 words.append((self.ids.read(credentials, station, id, now), word))
                 results.append(None)

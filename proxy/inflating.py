@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 import weakref
 import zlib
 from typing import Any
 
+from proxy.breathing import breathe
 from proxy.errors import BadBody, Overloaded, TooLarge
 
 MAX_MEMBERS = 100
 MAX_HELD_BYTES = 256 << 20
 PATIENCE_SECONDS = 5.0
-BREATH_SECONDS = 0.0001
 _PIECE = 16 << 10
 _STEP = 128 << 10
 _GZIP = 16 + zlib.MAX_WBITS
@@ -56,7 +55,7 @@ class Inflating:
         if not self._turn.acquire(timeout=self._patience):
             raise Overloaded("too many gzip bodies are waiting to be inflated; try again shortly")
         try:
-            time.sleep(BREATH_SECONDS)  # gevent reads from others then; with 0 only after fifty who do the same
+            breathe()
             content = gunzip(body, limit)
             held = sum(share.size for share in list(self._shares))
             if held and held + len(content) > self._most:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -13,6 +12,7 @@ from flask import Blueprint, Response
 import schemas
 from proxy import intake, shaping
 from proxy.answers import Answer
+from proxy.breathing import breathe
 from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, encode
 from proxy.extension import OUTCOME, MakePlan, Proved, Stations, the_stations
@@ -128,7 +128,7 @@ class Batch(_Plan):
     def _rows(self, acks: list[Ack]) -> Iterator[dict[str, Any]]:
         for start in range(0, len(acks), MOST_ROWS):
             if start:
-                time.sleep(0)  # gevent's own: lets others run; to a thread it does next to nothing
+                breathe()
             acks_now = enumerate(acks[start : start + MOST_ROWS], start)
             yield from _ACKS.dump([{"index": index, **_place(self._station, ack)} for index, ack in acks_now])
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import time
 from types import SimpleNamespace
 
 import pytest
 
 from proxy.ack_ids import AckIds
+from proxy.breathing import breathe
 from proxy.consumer import Consumer
 from proxy.credentials import Credentials
 from proxy.errors import AcksFailed, BadBody
@@ -87,7 +87,7 @@ def test_nothing_but_acks_is_published_to() -> None:
 def test_many_wrong_ids_leave_nothing_and_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is told of each goes with the answer, without the garbage collector; and others run meanwhile."""
     pauses: list[float] = []
-    monkeypatch.setattr("proxy.consumer.time", SimpleNamespace(sleep=pauses.append, time=time.time))
+    monkeypatch.setattr("proxy.breathing.time", SimpleNamespace(sleep=pauses.append))
     consumer = Consumer(settings(), Producer(settings()))
     gc.collect()
     gc.disable()
@@ -98,3 +98,11 @@ def test_many_wrong_ids_leave_nothing_and_hold_up_nobody(monkeypatch: pytest.Mon
     finally:
         gc.enable()
     assert len(pauses) >= 20
+
+
+def test_whoever_lets_others_run_sleeps_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing at all gevent would go on with others that do the same, and read no request meanwhile."""
+    pauses: list[float] = []
+    monkeypatch.setattr("proxy.breathing.time", SimpleNamespace(sleep=pauses.append))
+    breathe()
+    assert [0 < pause < 0.01 for pause in pauses] == [True]

@@ -46,7 +46,7 @@ def test_each_element_is_stored_as_sent(
 def test_others_run_while_many_places_are_written(api: Api, station: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The places of 10,000 messages took a quarter of a second at one go."""
     pauses: list[float] = []
-    monkeypatch.setattr("proxy.stations.time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr("proxy.breathing.time", SimpleNamespace(sleep=pauses.append))
     acks = api.batch(station, b"[" + b"1," * MANY + b"1]", Prefer="return=representation").get_json()["acks"]
     assert [ack["index"] for ack in acks] == [ack["sequence"] - 1 for ack in acks] == list(range(MANY + 1))
     assert len(pauses) >= 10
