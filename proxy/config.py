@@ -222,7 +222,10 @@ class Config:
         "MAX_PENDING_MESSAGES", whole(1, 10_000_000), 20_000, "Most messages on their way in a worker, else 503."
     )
     max_pending_bytes: int = _setting(
-        "MAX_PENDING_BYTES", whole(1, 1 << 40), 256 << 20, "Most bytes on their way in a worker, else 503."
+        "MAX_PENDING_BYTES",
+        whole(1, 1 << 40),
+        256 << 20,
+        "Most bytes on their way in a worker, and as many again in consumes, else 503.",
     )
 
     max_consumes: int = consume_settings.MAX_CONSUMES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from marshmallow import Schema
 
 import schemas
 from proxy import intake
+from proxy.breathing import breathe
 from proxy.consumer import Turn
 from proxy.errors import BadBody, encode
 from proxy.extension import the_stations
@@ -24,7 +24,7 @@ bp.record_once(intake.add_converters)
 
 MAX_ACKS_BYTES = 8 << 20  # as many ids as may come, with their quotes
 MAX_CONSUME_BYTES = 64 << 10
-MOST_ROWS = 256  # that are written without letting others run
+MOST_ROWS = 100  # that are written without letting others run
 _CONSUME, _ACKS, _NACKS = Consume(), Acks(), Nacks()
 _INTERNAL = "$memphis"  # headers with which the broker marks messages
 
@@ -83,6 +83,7 @@ def consume_batch(station: str) -> Response:
     with turn.given_back_on_failure():
         extension.tokens.check(caller)  # the wait may have been long
         content = msgspec.json.encode(list(_rows(turn, manual)))
+        turn.shed()
         answer = Answer(Body(turn, content, not manual, line), mimetype="application/json")
         answer.content_length = len(content)
     return answer
@@ -126,7 +127,7 @@ def _wanted(asked: dict[str, Any]) -> Wanted:
 def _rows(turn: Turn, manual: bool) -> Iterator[Row]:
     for number, message in enumerate(turn.messages, 1):
         if number % MOST_ROWS == 0:
-            time.sleep(0)  # gevent's own: lets others run; to a thread it does next to nothing
+            breathe()
         yield _row(turn, message, manual)
 
 

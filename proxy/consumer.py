@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from proxy.ack_ids import AckIds
+from proxy.breathing import breathe
 from proxy.brokers.consuming import ACK, Haul
+from proxy.brokers.pulling import CROWDED
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import AcksFailed, BrokerAway, ChangeUnconfirmed, GatewayError, Overloaded
+from proxy.errors import AcksFailed, BrokerAway, ChangeUnconfirmed, GatewayError, Overloaded, let_go
 from proxy.messages import Delivered, Station, Wanted
 from proxy.producer import Producer
 from proxy.replies import GaveUp
@@ -21,6 +23,7 @@ from proxy.replies import GaveUp
 # What reading may take beyond the wait: for a session, for the group, for a broker in trouble.
 GRACE_SECONDS = 8.0
 ACK_SECONDS = 6.0
+MOST_IDS = 100  # that are read without letting others run
 BACK = b"-NAK"
 
 
@@ -29,9 +32,15 @@ class Turn:
 
     def __init__(self, consumer: Consumer, credentials: Credentials, station: Station) -> None:
         self.messages: list[Delivered] = []
+        self.size = 0  # bytes of their payloads
         self.until = 0.0  # Unix time at which the broker gives the messages to others
         self._consumer, self._credentials, self._station = consumer, credentials, station
         self._open = True
+
+    def shed(self) -> None:
+        """Forgets payloads and headers, of which the answer has been made."""
+        self.messages = [message._replace(payload=b"", head=b"") for message in self.messages]
+        self.size = 0
 
     def ack_id(self, message: Delivered) -> str:
         """What the reader of the message can ack it with."""
@@ -61,7 +70,7 @@ class Consumer:
 
     def __init__(self, config: Config, producer: Producer) -> None:
         self.ids = AckIds(config.jwt_secret, config.jwt_secret_previous)
-        self._most, self._producer = config.max_consumes, producer
+        self._most, self._most_bytes, self._producer = config.max_consumes, config.max_pending_bytes, producer
         # Turns whose answers were never sent nor closed leave by themselves. Two threads that look at the same time let
         # one more in, harmlessly.
         self._turns: weakref.WeakSet[Turn] = weakref.WeakSet()
@@ -84,7 +93,16 @@ class Consumer:
             self.done(turn)
             raise
         turn.messages, turn.until = haul.messages, time.time() + haul.ack_seconds
+        turn.size = sum([len(message.payload) for message in haul.messages])
+        with turn.given_back_on_failure():
+            self._check_bytes(turn)
         return turn
+
+    def _check_bytes(self, turn: Turn) -> None:
+        """Raises `Overloaded` for a turn that goes beyond what all may hold; one of its own may be of any size."""
+        others = sum(one.size for one in list(self._turns) if one is not turn)
+        if others and others + turn.size > self._most_bytes:
+            raise Overloaded(CROWDED)
 
     def done(self, turn: Turn) -> None:
         """A turn has ended."""
@@ -118,11 +136,14 @@ class Consumer:
         results: list[GatewayError | None] = []
         words = []
         now = time.time()
-        for id in ids:
+        for number, id in enumerate(ids, 1):
+            if number % MOST_IDS == 0:
+                breathe()
             try:
                 words.append((self.ids.read(credentials, station, id, now), word))
                 results.append(None)
             except GatewayError as error:
+                let_go(error)  # else it has this call, which has the error
                 results.append(error)
         told = iter(self._confirm(credentials, words) if words else ())
         results = [next(told) if result is None else result for result in results]

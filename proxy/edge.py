@@ -153,7 +153,8 @@ class Edge:
         if self._trusts(environ.get("REMOTE_ADDR", "")):
             self._believe(environ)
         query = environ.get("QUERY_STRING", "")
-        if query and ("%" in query or "authorization" in query.lower()):
+        # Looked at as a whole first: there may be a thousand names, and they are looked at before any token is.
+        if query and "authorization" in (unquote_plus(query) if "%" in query else query).lower():
             _move_token(environ)
         header = environ.get("HTTP_AUTHORIZATION", "")
         if header[:7] != "Bearer " and header[:7].lower() == "bearer ":

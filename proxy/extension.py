@@ -7,6 +7,7 @@ Routes of a team's own use it as ours do::
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from proxy import edge
 from proxy.config import Config
 from proxy.consumer import Consumer
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, BadHeader, BadSetting, Unauthorized
+from proxy.errors import BadBody, BadHeader, BadSetting, GatewayError, Unauthorized, let_go
 from proxy.gathering import Done
 from proxy.limits import Limits
 from proxy.messages import Ack, Station, station_named
@@ -148,7 +149,22 @@ class Stations:
         check_headers(headers)
         _check_key(key)
         credentials = self.caller().credentials
-        return self.producer.single(credentials, station_named(station), _payload(message), tuple(headers), key)
+        named, payload = station_named(station), _payload(message)
+        try:
+            return self.producer.single(credentials, named, payload, tuple(headers), key)
+        except GatewayError as error:
+            raise _anew(error) from None
+
+
+def _anew(error: GatewayError) -> GatewayError:
+    """The same error, raised by nobody yet.
+
+    Those who raised the first one have both it and the payload, which would stay until the garbage collector comes
+    where a route keeps it from becoming the answer.
+    """
+    own = copy.copy(error)
+    let_go(error)
+    return own
 
 
 def _payload(message: bytes | str) -> bytes:

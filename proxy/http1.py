@@ -238,9 +238,9 @@ class Connection:
         if parser.expects_continue:
             parser.expects_continue = False
             self._transport.send_now(_CONTINUE)
-        self._account(parser.buffered)
+        self._account(parser.seen)
         if self._service.buffered > options.max_buffered_bytes:
-            parser.refuse(503, "this worker holds as many request bodies as it can; try again shortly")
+            parser.refuse(503, "this worker holds as much of requests as it can; try again shortly")
 
     def _account(self, buffered: int) -> None:
         self._service.buffered += buffered - self._accounted

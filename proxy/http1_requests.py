@@ -74,8 +74,9 @@ class RequestParser:
     """Collects the bytes of one connection into requests.
 
     `feed` bytes and take what `ready` holds: requests in order, then at most one refusal, after which nothing more is
-    parsed. Every environ is a copy of `base`. `scheme_headers` are pairs of an environ key and the value meaning https;
-    give them for peers that are trusted to set them.
+    parsed. `seen` are the bytes of a request that is incomplete, head and body, with what came in one piece with its
+    beginning. Every environ is a copy of `base`. `scheme_headers` are pairs of an environ key and the value meaning
+    https; give them for peers that are trusted to set them.
     """
 
     __slots__ = (
@@ -90,13 +91,13 @@ class RequestParser:
         "_parser",
         "_request",
         "_scheme_headers",
-        "_seen",
         "_url",
         "buffered",
         "cut_short",
         "expects_continue",
         "finished",
         "ready",
+        "seen",
         "waiting",
     )
 
@@ -113,14 +114,14 @@ class RequestParser:
         self._environ: Environ = {}
         self._request: Request | None = None
         self._chunks: list[bytes] = []
-        self._fed = self._seen = 0
+        self._fed = self.seen = 0
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client; never raises for what they hold."""
-        self._seen += len(data)
+        self.seen += len(data)
         self._parse(data)
         if self.ready:
-            self._seen = len(data)
+            self.seen = len(data) if self.waiting else 0
             self._fed = 0
         else:
             self._fed += len(data)
@@ -204,7 +205,7 @@ class RequestParser:
         http10 = (not keep_alive or "HTTP_CONNECTION" in environ) and self._is_http10()
         if "HTTP_HOST" not in environ and not http10:
             raise Refusal(400, "an HTTP/1.1 request needs a Host header")
-        if len(environ) + self._dropped > self._most_entries or self._seen > self._limits.field_bytes:
+        if len(environ) + self._dropped > self._most_entries or self.seen > self._limits.field_bytes:
             self._check_sizes(environ)
         self._fill(environ, http10)
         if "CONTENT_LENGTH" in environ and int(environ["CONTENT_LENGTH"]) > self._limits.body_bytes:

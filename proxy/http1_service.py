@@ -27,7 +27,8 @@ class Options:
     """What connections of a service have in common. Times are in seconds.
 
     `linger_seconds` are how long a stopping service waits for requests that may be on their way on idle connections.
-    `max_buffered_bytes` is for all bodies that are incomplete or being worked on, those aside that came in one piece.
+    `max_buffered_bytes` is for all requests that are incomplete or being worked on, heads and bodies, those aside that
+    came in one piece.
     `before` and `after` are called around each request, if given; `after` also gets the time it began. `again_for` is
     what the application has for serving requests without WSGI, see `proxy.http1_repeats`.
     """

@@ -7,12 +7,17 @@ judged while it grows, and the number of members is limited.
 from __future__ import annotations
 
 import io
+import threading
+import weakref
 import zlib
 from typing import Any
 
-from proxy.errors import BadBody, TooLarge
+from proxy.breathing import breathe
+from proxy.errors import BadBody, Overloaded, TooLarge
 
 MAX_MEMBERS = 100
+MAX_HELD_BYTES = 256 << 20
+PATIENCE_SECONDS = 5.0
 _PIECE = 16 << 10
 _STEP = 128 << 10
 _GZIP = 16 + zlib.MAX_WBITS
@@ -22,6 +27,44 @@ _CODINGS = {"": False, "identity": False, "gzip": True, "x-gzip": True}
 def is_gzip(coding: str) -> bool | None:
     """What `Content-Encoding` says: true for gzip, false for bytes as they are, None for anything else."""
     return _CODINGS.get(coding.strip().lower())
+
+
+class Share:
+    """So many bytes of content, which count as long as this is there."""
+
+    __slots__ = ("__weakref__", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class Inflating:
+    """Inflates bodies of a process, one after the other; `most` bytes of contents are held at once, or one content.
+
+    Seven kilobytes may become seven megabytes, so what senders spend on many at once bounds neither the memory that
+    they take nor the time for which others wait.
+    """
+
+    def __init__(self, most: int = MAX_HELD_BYTES, patience: float = PATIENCE_SECONDS) -> None:
+        self._most, self._patience = most, patience
+        self._turn = threading.Lock()
+        self._shares: weakref.WeakSet[Share] = weakref.WeakSet()
+
+    def content(self, body: bytes, limit: int) -> tuple[bytes, Share]:
+        """As `gunzip`, and what to keep as long as the content. Raises `Overloaded` also."""
+        if not self._turn.acquire(timeout=self._patience):
+            raise Overloaded("too many gzip bodies are waiting to be inflated; try again shortly")
+        try:
+            breathe()
+            content = gunzip(body, limit)
+            held = sum(share.size for share in list(self._shares))
+            if held and held + len(content) > self._most:
+                raise Overloaded("this worker holds as much content of gzip bodies as it can; try again shortly")
+            share = Share(len(content))
+            self._shares.add(share)
+        finally:
+            self._turn.release()
+        return content, share
 
 
 def gunzip(body: bytes, limit: int) -> bytes:

@@ -12,11 +12,13 @@ from werkzeug.routing import PathConverter
 
 from proxy import shaping
 from proxy.errors import BadBody, LengthRequired, UnsupportedEncoding, UnsupportedMediaType
-from proxy.inflating import gunzip, is_gzip
+from proxy.inflating import Inflating, is_gzip
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+_INFLATING = Inflating()
+_SHARE = "stations.inflated"  # goes with the request
 LARGEST_CONTENT = 1 << 30  # where a team has taken the limit away
 
 
@@ -53,7 +55,9 @@ def body() -> bytes:
         body = environ["wsgi.input"].read(length)
         if len(body) < length:  # some servers hand over what has come
             raise BadBody("the body ended before its Content-Length")
-    return gunzip(body, limit or LARGEST_CONTENT) if gzip else body
+    if gzip:
+        body, environ[_SHARE] = _INFLATING.content(body, limit or LARGEST_CONTENT)
+    return body
 
 
 def fields(most: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from proxy.http1_repeats import AgainFor
 from proxy.http1_requests import Environ, Limits, Request, SchemeHeaders
 from proxy.http1_responses import ErrorAnswer, Response
 from proxy.http1_service import Options, Service
-from proxy.transports import TlsTransport, Transport
+from proxy.transports import Backlog, TlsTransport, Transport
 
 # What `graceful_timeout` leaves for the rest of the worker's end, before gunicorn's master kills it.
 _LAST_SECONDS = 0.5
@@ -56,14 +56,16 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     max_body_bytes = 8 * 1024 * 1024
     #: Largest request line and headers together; 431 beyond.
     max_head_bytes = 64 * 1024
-    #: Bodies that a worker holds at once; 503 beyond.
+    #: Heads and bodies that a worker holds at once, of requests that came in pieces; 503 beyond.
     max_buffered_bytes = 256 * 1024 * 1024
     #: From the first byte of a request to the end of its headers; 408 beyond.
     header_seconds = 10.0
     #: From the end of the headers to the end of the body; 408 beyond.
     body_seconds = 60.0
-    #: How long a client may take nothing of an answer before it is hung up on.
+    #: How long a client may take for each 64 KiB of an answer before it is hung up on.
     send_seconds = 30.0
+    #: Answers that a worker holds for clients that take them slowly; beyond, the slowest are hung up on.
+    max_unsent_bytes = 256 * 1024 * 1024
     #: How long a stopping worker goes on serving what comes on connections kept alive, before it closes idle ones.
     linger_seconds = 0.5
     #: How often deadlines are looked at.
@@ -82,7 +84,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         """Called by gunicorn once the application is loaded; returns when the worker has stopped."""
         service = Service(self.wsgi, self._options(), self._retire)
-        listeners = [Listener(sock, self, service) for sock in self.sockets]
+        backlog = Backlog(self.max_unsent_bytes)
+        listeners = [Listener(sock, self, service, backlog) for sock in self.sockets]
         service.on_close = lambda: _accept_again(listeners)
         for listener in listeners:
             listener.start()
@@ -155,14 +158,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
     """Accepts the connections of one listening socket, as long as the worker has fewer than `worker_connections`."""
 
-    def __init__(self, sock: Any, worker: Worker, service: Service) -> None:
+    def __init__(self, sock: Any, worker: Worker, service: Service, backlog: Backlog) -> None:
         super().__init__(sock, handle=self.open)
         cfg = worker.cfg
         if cfg.workers > 1:
             self.max_accept = 1  # leave some to the other workers
         self._service = service
         self._limit: int = worker.worker_connections
-        self._send_seconds = worker.send_seconds
+        self._sending = worker.send_seconds, backlog
         self._tls = ssl_context(cfg) if cfg.is_ssl else None
         self._trusted = _trusted_networks(cfg)
         self._scheme_headers = _scheme_headers(cfg.secure_scheme_headers)
@@ -189,9 +192,7 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
     def open(self, sock: _socket.socket, address: Any) -> None:
         """Serve a new connection. TCP_NODELAY is inherited from the listening socket, where gunicorn sets it."""
         host, port = (address[0], str(address[1])) if isinstance(address, tuple) else ("", "")
-        transport = (
-            TlsTransport(sock, self._send_seconds, self._tls) if self._tls else Transport(sock, self._send_seconds)
-        )
+        transport = TlsTransport(sock, *self._sending, self._tls) if self._tls else Transport(sock, *self._sending)
         scheme_headers = self._scheme_headers if self._trusts(host) else ()
         Connection(self._service, transport, (host, port), self._environ, scheme_headers)
 

@@ -25,6 +25,7 @@ MAX_HEADERS = 64
 MAX_HEADER_BYTES = 8192
 MAX_KNOWN_NAMES = 1024
 MAX_KNOWN_PLANS = 1024
+MAX_NAME_CHARACTERS, MAX_PLAN_CHARACTERS = 128, 4096  # of those that are remembered
 MANY_COMMAS = 4  # for each message that is allowed; with fewer, an array that is refused costs little
 MAX_BOUNDED = 50_000  # messages; for more of them such a decoder costs about what it saves
 
@@ -228,7 +229,9 @@ class HeaderFilter:
     def _plan(self, variables: tuple[str, ...]) -> HeaderPairs:
         """Which variables to store under which names; a sender's requests have the same ones again and again."""
         plan = tuple((variable, name) for variable in variables if (name := self._stored_name(variable)))
-        if len(self._plans) < MAX_KNOWN_PLANS:
+        if sum(map(len, variables)) <= MAX_PLAN_CHARACTERS:
+            if len(self._plans) >= MAX_KNOWN_PLANS:
+                self._plans.clear()
             self._plans[variables] = plan
         return plan
 
@@ -237,7 +240,9 @@ class HeaderFilter:
         name = self._known.get(variable)
         if name is None:
             name = self._judge(variable[5:].replace("_", "-").lower()) if variable.startswith("HTTP_") else ""
-            if len(self._known) < MAX_KNOWN_NAMES:
+            if len(variable) <= MAX_NAME_CHARACTERS:
+                if len(self._known) >= MAX_KNOWN_NAMES:
+                    self._known.clear()
                 self._known[variable] = name
         return name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -12,6 +12,7 @@ from flask import Blueprint, Response
 import schemas
 from proxy import intake, shaping
 from proxy.answers import Answer
+from proxy.breathing import breathe
 from proxy.credentials import Credentials
 from proxy.errors import BadBody, BadHeader, encode
 from proxy.extension import OUTCOME, MakePlan, Proved, Stations, the_stations
@@ -24,6 +25,7 @@ bp.record_once(intake.add_converters)
 
 REPRESENTATION, ATOMIC = "return=representation", "atomic"
 _ANSWERED_APART = {REPRESENTATION, ATOMIC}
+MOST_ROWS = 100  # places of messages that are written without letting others run
 ATOMIC_MESSAGES = 1000  # as many as brokers take in one atomic batch
 STORED = b'{"error":null,"success":true}'
 _KEY, _ACK, _ACKS = Key(), AckOf(), AckAt(many=True)
@@ -116,13 +118,19 @@ class Batch(_Plan):
         acks = producer.batch(self._credentials, self._station, payloads, self._headers, self._key, manner)
         if REPRESENTATION not in self._preferences:
             return STORED
-        rows = [{"index": index, **_place(self._station, ack)} for index, ack in enumerate(acks)]
-        return encode({"acks": _ACKS.dump(rows), "error": None, "success": True})
+        return encode({"acks": list(self._rows(acks)), "error": None, "success": True})
 
     def post(self, body: bytes, done: Done, tag: Any) -> None:
         """Produces without waiting: `done(tag, ack or error)` is called in the event loop. Raises what is wrong."""
         producer = self._extension.producer
         producer.post_batch(self._credentials, self._station, self._payloads(body), self._headers, done, tag)
+
+    def _rows(self, acks: list[Ack]) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(acks), MOST_ROWS):
+            if start:
+                breathe()
+            acks_now = enumerate(acks[start : start + MOST_ROWS], start)
+            yield from _ACKS.dump([{"index": index, **_place(self._station, ack)} for index, ack in acks_now])
 
     def _payloads(self, body: bytes) -> list[bytes]:
         most = self._extension.config.max_batch_messages

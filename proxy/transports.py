@@ -9,27 +9,56 @@ from __future__ import annotations
 import _socket
 import contextlib
 import ssl
+import time
 
 import gevent.socket
 
 _RECEIVE_BYTES = 64 * 1024
+_PIECE_BYTES = 64 * 1024
 
 
 class ClientGone(Exception):
     """The client closed the connection, or takes nothing any more."""
 
 
-class Transport:
-    """A TCP or unix socket. A send that makes no progress for `send_seconds` raises `ClientGone`."""
+class Backlog:
+    """Answers that their clients take slowly, of all connections of a worker: `most` bytes of them at once.
 
-    __slots__ = ("_send_seconds", "_sock")
+    Beyond that, who has been at it for longest is hung up on; the last one never is.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes = most, 0
+        self._waiting: dict[Transport, int] = {}  # in the order in which they came
+
+    def begin(self, transport: Transport, size: int) -> None:
+        """An answer of so many bytes waits for its client."""
+        self._waiting[transport] = size
+        self._bytes += size
+        while self._bytes > self._most and len(self._waiting) > 1:
+            slowest = next(iter(self._waiting))
+            self.end(slowest)
+            slowest.hang_up()
+
+    def end(self, transport: Transport) -> None:
+        """It waits no more; a second time does nothing."""
+        self._bytes -= self._waiting.pop(transport, 0)
+
+
+class Transport:
+    """A TCP or unix socket. A send raises `ClientGone` when the client does not take the next 64 KiB, or the rest,
+    within `send_seconds`, or when `backlog` has no room for it.
+    """
+
+    __slots__ = ("_backlog", "_send_seconds", "_sock")
 
     # Whether there is more to read that polling the socket does not show.
     pending = False
 
-    def __init__(self, sock: _socket.socket, send_seconds: float) -> None:
+    def __init__(self, sock: _socket.socket, send_seconds: float, backlog: Backlog) -> None:
         self._sock = sock
         self._send_seconds = send_seconds
+        self._backlog = backlog
 
     def fileno(self) -> int:
         """The file descriptor, to poll."""
@@ -77,14 +106,32 @@ class Transport:
 
     def send_rest(self, rest: memoryview) -> None:
         """Send what `begin_send` has left over, waiting for room."""
-        while rest:
-            gevent.socket.wait_write(self._sock.fileno(), timeout=self._send_seconds, timeout_exc=ClientGone())
+        self._backlog.begin(self, memoryview(rest.obj).nbytes)
+        try:
+            while rest:
+                rest = self._send_piece(rest)
+        finally:
+            self._backlog.end(self)
+
+    def hang_up(self) -> None:
+        """Have whoever sends find that the client is gone."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(_socket.SHUT_RDWR)
+
+    def _send_piece(self, rest: memoryview) -> memoryview:
+        """Send the next piece; returns what is left. Progress of a few bytes gets no client more time."""
+        deadline = time.monotonic() + self._send_seconds
+        end = len(rest) - _PIECE_BYTES
+        while rest and len(rest) > end:
+            left = max(deadline - time.monotonic(), 0.0)
+            gevent.socket.wait_write(self._sock.fileno(), timeout=left, timeout_exc=ClientGone())
             try:
                 rest = rest[self._sock.send(rest) :]
             except BlockingIOError:
                 continue
             except OSError as error:
                 raise ClientGone from error
+        return rest
 
 
 class TlsTransport(Transport):
@@ -92,8 +139,8 @@ class TlsTransport(Transport):
 
     __slots__ = ("_incoming", "_outgoing", "_shaken_hands", "_tls")
 
-    def __init__(self, sock: _socket.socket, send_seconds: float, context: ssl.SSLContext) -> None:
-        super().__init__(sock, send_seconds)
+    def __init__(self, sock: _socket.socket, send_seconds: float, backlog: Backlog, context: ssl.SSLContext) -> None:
+        super().__init__(sock, send_seconds, backlog)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from types import SimpleNamespace
+
 import pytest
 
 from proxy.ack_ids import AckIds
+from proxy.breathing import breathe
+from proxy.consumer import Consumer
 from proxy.credentials import Credentials
-from proxy.errors import BadBody
+from proxy.errors import AcksFailed, BadBody
 from proxy.messages import station_named
+from proxy.producer import Producer
 from proxy.sealing import derive, seal
+from tests.application import settings
 
 SECRET, OTHER = "s" * 32, "t" * 32
 USER, STATION = Credentials("root", "memphis"), station_named("orders")
@@ -74,3 +82,27 @@ def test_nothing_but_acks_is_published_to() -> None:
     for subject in ("$JS.API.STREAM.DELETE.orders", "orders.final", ""):
         with pytest.raises(BadBody):
             IDS.read(USER, STATION, IDS.make(USER, STATION, subject, 100), 0)
+
+
+def test_many_wrong_ids_leave_nothing_and_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told of each goes with the answer, without the garbage collector; and others run meanwhile."""
+    pauses: list[float] = []
+    monkeypatch.setattr("proxy.breathing.time", SimpleNamespace(sleep=pauses.append))
+    consumer = Consumer(settings(), Producer(settings()))
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(AcksFailed):
+            consumer.ack(USER, STATION, ["x"] * 5000)
+        assert sum(isinstance(one, BadBody) for one in gc.get_objects()) < 10
+    finally:
+        gc.enable()
+    assert len(pauses) >= 20
+
+
+def test_whoever_lets_others_run_sleeps_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing at all gevent would go on with others that do the same, and read no request meanwhile."""
+    pauses: list[float] = []
+    monkeypatch.setattr("proxy.breathing.time", SimpleNamespace(sleep=pauses.append))
+    breathe()
+    assert [0 < pause < 0.01 for pause in pauses] == [True]

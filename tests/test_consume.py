@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,17 @@ def test_messages_and_headers_are_shown(api: Api, station: str) -> None:
     assert set(row) == {"message", "headers"}
     assert row["message"] == '{"n": "é <&>"}'
     assert {"x-n": "1", "color": "red", "content-type": "application/json"}.items() <= row["headers"].items()
+
+
+def test_others_are_read_from_while_many_messages_are_written(
+    api: Api, station: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty answers of 5,000 messages kept them waiting for more than half a second."""
+    pauses: list[float] = []
+    api.batch(station, b"[" + b"1," * 299 + b"1]")
+    monkeypatch.setattr("proxy.breathing.time", SimpleNamespace(sleep=pauses.append))
+    assert len(consume(api, station, batch_size=300).get_json()) == 300
+    assert len(pauses) == 3
 
 
 def test_what_is_not_utf_8_comes_in_base64(api: Api, station: str) -> None:

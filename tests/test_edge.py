@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import unquote_plus
 
 import pytest
 from flask import Flask
@@ -267,3 +268,14 @@ def test_the_body_of_an_answer_is_closed() -> None:
     answer: Any = Edge(app, settings())(EnvironBuilder("/").get_environ(), lambda *_: None)
     answer.close()
     assert closed == [True]
+
+
+def test_a_query_of_many_names_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anyone may send one, without a token: each name on its own would cost more than all else that is done."""
+    decoded: list[str] = []
+    monkeypatch.setattr("proxy.edge.unquote_plus", lambda text: (decoded.append(text), unquote_plus(text))[1])
+    query = "&%61=1" * 1000
+    environ = {"QUERY_STRING": query, "PATH_INFO": "/"}
+    Edge(lambda environ, start: [], settings()).prepare(environ)
+    assert environ["QUERY_STRING"] == query
+    assert len(decoded) == 1

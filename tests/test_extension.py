@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +16,7 @@ from proxy.credentials import Credentials
 from proxy.errors import GatewayError, OpenBroker, Stopping
 from proxy.extension import Stations
 from tests.application import Api, payloads, running, settings, stored
-from tests.servers import NatsServer
+from tests.servers import NatsServer, eventually, free_port
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,10 @@ def app(broker: NatsServer) -> Iterator[Flask]:
             return {"claims": get_jwt(), "identity": get_jwt_identity()}
 
         yield app
+
+
+class Payload(bytes):
+    """A payload that the garbage collector knows."""
 
 
 def _send(api: Api, station: str, message: Any = "x", **asked: Any) -> Any:
@@ -180,3 +186,21 @@ def test_it_does_not_start_at_an_open_broker(nats_server: Callable[..., NatsServ
     willing = Stations(settings(url, ALLOW_OPEN_BROKER="true"))
     willing.start()
     willing.stop()
+
+
+@pytest.mark.parametrize("end", ["absent", "away"])
+def test_a_route_that_lives_with_a_failure_leaves_no_payload(broker: NatsServer, end: str) -> None:
+    """They may have megabytes, of which the garbage collector, which counts objects, knows nothing."""
+    url = broker.url if end == "absent" else f"nats://127.0.0.1:{free_port()}"
+    with running(settings(url, AUTO_CREATE_STATIONS="false", PRODUCE_TIMEOUT_SECONDS="1")) as app:
+        stations = app.extensions["stations"]
+        stations.start()
+        caller = {"HTTP_AUTHORIZATION": f"Bearer {stations.tokens.issue(Credentials('root', 'memphis')).access}"}
+        gc.collect()
+        gc.disable()
+        try:
+            with app.test_request_context("/", environ_overrides=caller), contextlib.suppress(GatewayError):
+                stations.produce("nowhere", Payload(b"x"))
+            eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
+        finally:
+            gc.enable()

@@ -16,7 +16,7 @@ from proxy import http1
 from proxy.http1 import Connection
 from proxy.http1_repeats import known_head
 from proxy.http1_service import Options, Service
-from proxy.transports import TlsTransport, Transport
+from proxy.transports import Backlog, TlsTransport, Transport
 
 BASE = {"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http"}
 POST = b"POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
@@ -42,8 +42,11 @@ def until(condition):
 class Talk:
     """A service in this process, and clients of it."""
 
+    send_seconds = 1.0
+
     def __init__(self, application, **options):
         self.service = Service(application, Options(**options))
+        self.backlog = Backlog(3_500_000)
         self.clients = []
 
     def connect(self):
@@ -52,7 +55,7 @@ class Talk:
         self.clients.append(theirs)
         theirs.settimeout(5)
         ours.setblocking(False)
-        return theirs, Connection(self.service, Transport(ours, 1.0), ("", ""), BASE)
+        return theirs, Connection(self.service, Transport(ours, self.send_seconds, self.backlog), ("", ""), BASE)
 
     def ask(self, client, data):
         """Send, let the service work, and receive."""
@@ -146,9 +149,9 @@ def test_greenlets_are_used_again(talk):
     assert len(seen) == 1
 
 
-def test_incomplete_bodies_have_a_bound_together(talk):
+def test_incomplete_requests_have_a_bound_together(talk):
     """The one that goes over it is refused, those that are here already are not."""
-    service = talk(answering("200 OK", [], [b"ok"]), max_buffered_bytes=150)
+    service = talk(answering("200 OK", [], [b"ok"]), max_buffered_bytes=200)
     head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 200\r\n\r\n"
     first, second = service.connect()[0], service.connect()[0]
     first.sendall(head + b"x" * 100)
@@ -156,9 +159,63 @@ def test_incomplete_bodies_have_a_bound_together(talk):
     answer = service.ask(second, head + b"x" * 100)
     assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"Retry-After: 1\r\n" in answer
-    assert service.service.buffered == 100
+    assert service.service.buffered == len(head) + 100
     assert service.ask(first, b"x" * 100).endswith(b"ok")
     assert service.service.buffered == 0
+
+
+@pytest.mark.parametrize("before", [b"", POST], ids=["alone", "behind a request"])
+def test_half_a_head_counts_as_half_a_body_does(talk, before):
+    """Else tens of thousands of them could fill the memory; also what came in one piece with a whole request."""
+    service = talk(answering("200 OK", [], [b"ok"]), max_buffered_bytes=20_000)
+    half = b"GET / HTTP/1.1\r\nHost: h\r\nX-A: " + b"a" * 8000
+    clients = [service.connect()[0] for _ in range(3)]
+    for client in clients[:2]:
+        client.sendall(before + half)
+    until(lambda: service.service.buffered >= 2 * len(half))
+    assert not before or all(client.recv(1000).endswith(b"ok") for client in clients[:2])
+    answer = service.ask(clients[2], before + half)
+    while b" 503 " not in answer:
+        gevent.socket.wait_read(clients[2].fileno(), timeout=5)
+        answer += clients[2].recv(1000)
+    assert service.ask(clients[0], b"\r\n\r\n").endswith(b"ok")
+
+
+def test_answers_that_nobody_takes_have_a_bound_together(talk):
+    """Who has been at it for longest is hung up on; the others have all of theirs."""
+    service = talk(answering("200 OK", [], [b"x" * 1_000_000]))
+    service.send_seconds = 60.0
+    clients = [service.connect()[0] for _ in range(4)]
+    for number, client in enumerate(clients):
+        client.sendall(POST)
+        until(lambda number=number: service.service.requests == number + 1)
+    until(lambda: len(service.service.connections) == 3)
+    assert len(received(clients[0])) < 1_000_000
+    assert all(len(received(client, 1_000_000)) > 1_000_000 for client in clients[1:])
+
+
+def test_an_answer_that_is_taken_byte_by_byte_has_an_end(talk):
+    """Else a client could hold it, and one of the consumes that may be under way, for as long as it likes."""
+    service = talk(answering("200 OK", [], [b"x" * 1_000_000]))
+    client, connection = service.connect()
+    client.sendall(POST)
+    with gevent.Timeout(5):
+        while not connection.closed:
+            gevent.socket.wait_read(client.fileno(), timeout=5)
+            client.recv(100)
+            gevent.sleep(0.01)
+
+
+def received(client, most=1 << 30):
+    """What the client is sent until the end, or until it is more than `most` bytes."""
+    data = b""
+    while len(data) <= most:
+        gevent.socket.wait_read(client.fileno(), timeout=5)
+        piece = client.recv(100_000)
+        if not piece:
+            break
+        data += piece
+    return data
 
 
 def test_half_a_body_is_gone_with_its_client(talk):
@@ -210,7 +267,7 @@ def test_what_tls_has_for_itself_is_taken_in_turns():
     with ours, theirs:
         ours.setblocking(False)
         theirs.sendall(b"x" * 100_000)
-        transport = Changing(ours, 1.0, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        transport = Changing(ours, 1.0, Backlog(0), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         with pytest.raises(BlockingIOError):
             transport.receive()
         assert ours.recv(100_000)
@@ -281,7 +338,7 @@ def test_who_sends_early_gets_the_last_answer(talk):
         return [b"x" * 100_000]
 
     service = talk(application, max_requests=1)
-    Connection(service.service, Transport(ours, 5.0), ("", ""), BASE)
+    Connection(service.service, Transport(ours, 5.0, Backlog(1 << 20)), ("", ""), BASE)
     with listener, client:
         client.sendall(POST)
         gevent.sleep(0.05)

@@ -8,8 +8,8 @@ import tracemalloc
 
 import pytest
 
-from proxy.errors import BadBody, TooLarge
-from proxy.inflating import MAX_MEMBERS, gunzip, is_gzip
+from proxy.errors import BadBody, Overloaded, TooLarge
+from proxy.inflating import MAX_MEMBERS, Inflating, gunzip, is_gzip
 
 LIMIT = 8 << 20
 
@@ -67,3 +67,25 @@ def test_memory_is_that_of_the_limit(size: int) -> None:
 def test_encodings_are_told_apart(coding: str, verdict: bool | None) -> None:
     """In any case of letters; more than one at once is none that is known."""
     assert is_gzip(coding) is verdict
+
+
+def test_contents_have_a_bound_together() -> None:
+    """Whoever comes when there is no room is refused, until others have gone; one that is alone may have any size."""
+    inflating, body = Inflating(most=2500), gzip.compress(b"x" * 1000)
+    held = [inflating.content(body, LIMIT) for _ in range(2)]
+    with pytest.raises(Overloaded):
+        inflating.content(body, LIMIT)
+    held.pop()
+    assert inflating.content(body, LIMIT)[0] == b"x" * 1000
+    held.clear()
+    assert len(inflating.content(gzip.compress(b"x" * 3000), LIMIT)[0]) == 3000
+
+
+def test_bodies_are_inflated_one_after_the_other() -> None:
+    """Whoever waits for its turn does so for a while, and no longer; one that fails gives its turn back."""
+    inflating = Inflating(patience=0.01)
+    with pytest.raises(BadBody):
+        inflating.content(b"x", LIMIT)
+    with inflating._turn, pytest.raises(Overloaded):
+        inflating.content(gzip.compress(b"x"), LIMIT)
+    assert inflating.content(gzip.compress(b"x"), LIMIT)[0] == b"x"

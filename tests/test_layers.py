@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up; a module imports only from rows below its own, so there is no cycle either.
 LAYERS = [
-    "proxy proxy.credentials proxy.failures proxy.gunicorn_log proxy.hanging_up proxy.logs proxy.outline proxy.parsers "
-    "proxy.pulse proxy.setting proxy.transports proxy.waiters",
+    "proxy proxy.breathing proxy.credentials proxy.failures proxy.gunicorn_log proxy.hanging_up proxy.logs "
+    "proxy.outline proxy.parsers proxy.pulse proxy.setting proxy.transports proxy.waiters",
     "proxy.errors proxy.http1_requests",
     "proxy.http1_responses",
     "proxy.http1_repeats",
@@ -83,7 +83,7 @@ KEPT = {
     "proxy.answers proxy.application proxy.consume proxy.lane proxy.monitoring proxy.registry proxy.stations proxy.app",
     "nats": " ".join(_ON_THE_LOOP),
     "asyncio uvloop": " ".join([*_ON_THE_LOOP, "proxy.bridge"]),
-    "threading": "proxy.producer proxy.seeding proxy.validators.protoc gunicorn.conf",
+    "threading": "proxy.producer proxy.inflating proxy.seeding proxy.validators.protoc gunicorn.conf",
     "_thread": "proxy.bridge proxy.waiters",
     "logging": "proxy.logs proxy.gunicorn_log proxy.http1_service",
     "structlog": "proxy.errors proxy.logs proxy.edge proxy.producer proxy.seeding proxy.app",

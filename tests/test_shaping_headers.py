@@ -6,7 +6,7 @@ import pytest
 
 from proxy.config import Config
 from proxy.errors import BadHeader
-from proxy.shaping import MAX_HEADER_BYTES, MAX_HEADERS, MAX_KNOWN_NAMES, HeaderFilter
+from proxy.shaping import MAX_HEADER_BYTES, MAX_HEADERS, MAX_KNOWN_NAMES, MAX_KNOWN_PLANS, HeaderFilter
 
 DEFAULT = Config().forward_headers
 EVERYTHING = ("*",)
@@ -141,4 +141,18 @@ def test_the_memory_of_names_is_bounded() -> None:
     for number in range(MAX_KNOWN_NAMES + 100):
         assert headers.pick({f"HTTP_X_{number}": "v"}) == ((f"x-{number}", "v"),)
     assert headers.pick({"HTTP_X_TOKEN_NEW": "v", "HTTP_X_NEW": "v"}) == (("x-new", "v"),)
-    assert len(vars(headers)["_known"]) == MAX_KNOWN_NAMES
+    assert len(vars(headers)["_known"]) <= MAX_KNOWN_NAMES
+
+
+def test_what_senders_make_up_does_not_displace_for_good_what_others_send() -> None:
+    """Else one sender with many sets of headers made all later requests of others dearer. Long ones are not kept."""
+    headers = HeaderFilter(("x-*",))
+    for number in range(MAX_KNOWN_PLANS + 10):
+        headers.pick({f"HTTP_X_{number}": "1"})
+        headers.pick({f"HTTP_X_{number}_{'A' * 5000}": "1"})
+    assert headers.pick({"HTTP_X_OTHER": "1"}) == (("x-other", "1"),)
+    remembered = vars(headers)
+    assert ("HTTP_X_OTHER",) in remembered["_plans"]
+    assert "HTTP_X_OTHER" in remembered["_known"]
+    assert max(len(variables[0]) for variables in remembered["_plans"]) < 5000
+    assert max(map(len, remembered["_known"])) < 5000

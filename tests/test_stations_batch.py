@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -40,6 +41,15 @@ def test_each_element_is_stored_as_sent(
     messages = stored(broker, station)
     assert [message.payload for message in messages] == expected
     assert {message.header("content-type") for message in messages} == {b"application/json"}
+
+
+def test_others_run_while_many_places_are_written(api: Api, station: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The places of 10,000 messages took a quarter of a second at one go."""
+    pauses: list[float] = []
+    monkeypatch.setattr("proxy.breathing.time", SimpleNamespace(sleep=pauses.append))
+    acks = api.batch(station, b"[" + b"1," * MANY + b"1]", Prefer="return=representation").get_json()["acks"]
+    assert [ack["index"] for ack in acks] == [ack["sequence"] - 1 for ack in acks] == list(range(MANY + 1))
+    assert len(pauses) >= 10
 
 
 def test_the_answer_is_the_one_that_clients_know(api: Api, station: str) -> None:

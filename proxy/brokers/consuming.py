@@ -16,9 +16,9 @@ from proxy.brokers import Notice, Reply, Session
 from proxy.brokers.acking import Acking
 from proxy.brokers.consumers import Group
 from proxy.brokers.links import Link
-from proxy.brokers.pulling import BACK, Fetch, Gone, Room, Source
+from proxy.brokers.pulling import BACK, CROWDED, Fetch, Gone, Room, Source, Stock
 from proxy.credentials import Credentials
-from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Stopping
+from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Overloaded, Stopping
 from proxy.messages import Delivered, Station, Wanted
 
 ACK = b"+ACK"
@@ -76,9 +76,9 @@ class Sessions(NamedTuple):
 class Consuming:
     """Reads and acks as the users that callers name."""
 
-    def __init__(self, sessions: Sessions, notice: Notice) -> None:
+    def __init__(self, sessions: Sessions, notice: Notice, most_bytes: int) -> None:
         self.leaving: Callable[[], bool] = lambda: False
-        self._sessions, self._notice = sessions, notice
+        self._sessions, self._notice, self._stock = sessions, notice, Stock(most_bytes)
         self._denied: OrderedDict[tuple[Any, Any], tuple[float, Forbidden]] = OrderedDict()
 
     def consume(
@@ -86,8 +86,8 @@ class Consuming:
     ) -> None:
         """A job of the bridge: answers with a `Haul` once there is enough, the wait is over, or the reader is `gone`.
 
-        Fails with `Forbidden`, `StationNotFound`, `Conflict`, `BrokerAway`, `BrokerRefused`, and as `Pool.publish`.
-        What was read when nobody waits for the answer any more goes back to the broker.
+        Fails with `Forbidden`, `StationNotFound`, `Conflict`, `BrokerAway`, `BrokerRefused`, `Overloaded`, and as
+        `Pool.publish`. What was read when nobody waits for the answer any more goes back to the broker.
         """
         self._sessions.answer(reply, self._consume(credentials, station, wanted, Stay(self.leaving, gone)))
 
@@ -133,6 +133,8 @@ class Consuming:
         try:
             group = await self._group(session, station, wanted, deadline)
             self._raise_denied(credentials, group)
+            if self._stock.full:
+                raise Overloaded(CROWDED)
             fetch = stay.fetch = self._fetch(session, group, wanted, link)
             try:
                 await fetch.run(0.0 if stay.ends else until)
@@ -163,7 +165,7 @@ class Consuming:
             return any(fetch is not None and fetch.takes_over(source, message) for fetch in waiting)
 
         room = Room(wanted.messages, wanted.bytes)
-        return Fetch(session.connection, sources, room, group.ack_seconds / 2, hand_on)
+        return Fetch(session.connection, sources, room, group.ack_seconds / 2, self._stock, hand_on)
 
     # ---- acks --------------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ class Pool:
         open_log = getattr(broker, "open_log", None)
         self.syslog = Syslog(open_log) if open_log is not None and config.syslogs_to_broker else None
         self._demand_nothing = not config.schema_registry
-        self.consuming = Consuming(Sessions(self._session, self._link, self._answer), notice)
+        self.consuming = Consuming(Sessions(self._session, self._link, self._answer), notice, config.max_pending_bytes)
 
     async def open(self) -> None:
         """Starts the clock; call it on the loop before anything else."""

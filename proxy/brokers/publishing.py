@@ -17,7 +17,7 @@ from proxy.brokers import Reply, Session, answers
 from proxy.brokers.connection import NO_RESPONDERS
 from proxy.brokers.doubts import Doubts
 from proxy.brokers.tokens import tokens
-from proxy.errors import AckTimeout, BrokerAway, BrokerRefused, Forbidden, GatewayError, KeyReused, TooLarge
+from proxy.errors import AckTimeout, BrokerAway, BrokerRefused, Forbidden, GatewayError, KeyReused, TooLarge, let_go
 from proxy.messages import Ack, Elements, Message, Station
 
 ATTEMPT_SECONDS = 1.0
@@ -332,7 +332,9 @@ class Delivery:
                 self._repeat(self.grouped)  # nobody has seen any of them yet
         except (BrokerAway, BrokerRefused) as error:
             self._why = error  # cannot be told now; the next attempt may
+            let_go(error)
         except GatewayError as error:
+            let_go(error)  # else the task that failed with it has this call, and the messages
             for index in sorted(self._again):
                 self._settle(index, self._truthful(index, error))
         finally:

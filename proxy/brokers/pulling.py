@@ -16,7 +16,7 @@ import msgspec
 from proxy.brokers import frames
 from proxy.brokers.listening import ListeningConnection
 from proxy.brokers.tokens import tokens
-from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError
+from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Overloaded
 from proxy.messages import Delivered
 
 ACKS = "$JS.ACK."
@@ -26,6 +26,7 @@ SILENT_SECONDS = 0.25  # after which one that says nothing is asked with a time,
 PROBE_SECONDS = 0.1
 AGAIN_SECONDS = 0.25  # before a consumer is asked again that has ended a pull: for want of a leader, it may be
 LEAST_SECONDS = 0.005
+CROWDED = "consumes hold as many bytes of messages as the gateway takes (MAX_PENDING_BYTES); try again shortly"
 TURN_SECONDS = 10.0  # after which a pull that waits is sent anew: a server that starts again has forgotten it, unheard
 
 _STATUS, _TEXT = slice(9, 12), slice(13, None)  # of "NATS/1.0 409 Consumer Deleted"
@@ -59,6 +60,18 @@ class Room(NamedTuple):
 
     messages: int
     bytes: int
+
+
+class Stock:
+    """Bytes of messages that all reads under way have in hand, `most` of them, and of the one that goes beyond."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.bytes = most, 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no read may take anything."""
+        return self.bytes >= self.most
 
 
 class Pull:
@@ -156,10 +169,11 @@ class Fetch:
         sources: Sequence[Source],
         room: Room,
         hold: float,
+        stock: Stock,
         hand_on: HandOn = lambda source, message: False,
     ) -> None:
         self.connection = connection
-        self._hand_on = hand_on
+        self._hand_on, self._stock = hand_on, stock
         self.taken: list[Delivered] = []
         self._sources, self._room, self._hold = sources, room, hold
         self._bytes = self._count = 0
@@ -175,7 +189,8 @@ class Fetch:
     async def run(self, until: float) -> None:
         """Reads until there is as much as is wanted, or the loop's time is `until`.
 
-        Raises what has kept it from reading when nothing was taken: `Forbidden`, `BrokerAway`, `BrokerRefused`, `Gone`.
+        Raises what has kept it from reading when nothing was taken: `Forbidden`, `BrokerAway`, `BrokerRefused`, `Gone`,
+        `Overloaded`.
         """
         self._until = until
         try:
@@ -187,6 +202,7 @@ class Fetch:
                 await self._wait()
         finally:
             self._over, self._waits = True, False
+            self._stock.bytes -= self._bytes
             for pull in self._pulls.values():
                 pull.close()
         if self._error is not None and not self.taken:
@@ -220,6 +236,8 @@ class Fetch:
             return
         self._full = True
         self._news.set()
+        if not self.taken and not self._over:
+            self.fail(Overloaded(CROWDED))
         if not self._hand_on(source, message):
             self.connection.tell(message.ack, BACK)
 
@@ -234,14 +252,17 @@ class Fetch:
 
     def _has_room_for(self, message: Delivered) -> bool:
         size = len(message.payload) + len(message.head)
-        return not (self._over or self._full or (self.taken and self._bytes + size > self._room.bytes))
+        over = self._over or self._full or self._stock.full
+        return not (over or (self.taken and self._bytes + size > self._room.bytes))
 
     def _keep(self, message: Delivered) -> None:
         if not self.taken:
             self._first_at = self._loop.time()
             self._until = min(self._until, self._first_at + self._hold)
         self.taken.append(message)
-        self._bytes += len(message.payload) + len(message.head)
+        size = len(message.payload) + len(message.head)
+        self._bytes += size
+        self._stock.bytes += size
         self._full = len(self.taken) >= self._room.messages or self._bytes >= self._room.bytes
         if self._full or len(self.taken) == 1:
             self._news.set()

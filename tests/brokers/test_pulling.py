@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from proxy.brokers import pulling
-from proxy.brokers.pulling import Fetch, Room, Source
+from proxy.brokers.pulling import Fetch, Room, Source, Stock
 from proxy.config import Config
+from proxy.errors import Overloaded
 from proxy.messages import station_named
 from proxy.producer import Producer
 from tests.brokers.consuming_tools import Reader, payloads
@@ -191,7 +192,7 @@ def test_a_wait_that_one_partition_ended_early_is_no_failure() -> None:
     """That the other one's end is on its way is no sign of a broker that does not answer."""
 
     async def work() -> None:
-        fetch = Fetch(Unequal(), [Source("first", "g"), Source("second", "g")], Room(5, 1000), 15.0)  # type: ignore[arg-type]
+        fetch = Fetch(Unequal(), [Source("first", "g"), Source("second", "g")], Room(5, 1000), 15.0, Stock(1000))  # type: ignore[arg-type]
         await fetch.run(asyncio.get_running_loop().time() + 0.3)
         assert fetch.taken == []
 
@@ -218,8 +219,36 @@ def test_a_message_that_was_announced_and_does_not_come_is_pulled_anew(monkeypat
     monkeypatch.setattr(pulling, "ANSWER_SECONDS", 0.1)
 
     async def work() -> None:
-        fetch = Fetch(Forgetful(), [Source("first", "g")], Room(1, 1000), 15.0)  # type: ignore[arg-type]
+        fetch = Fetch(Forgetful(), [Source("first", "g")], Room(1, 1000), 15.0, Stock(1000))  # type: ignore[arg-type]
         await asyncio.wait_for(fetch.run(asyncio.get_running_loop().time() + 60), 5)
         assert [message.payload for message in fetch.taken] == [b"1"]
 
     run(work())
+
+
+@pytest.fixture
+def narrow(server: NatsServer, reader: Reader, producer: Callable[[Config], Producer]) -> Reader:
+    """Who reads from a station with two messages of 900 bytes, where consumes hold 3,000 at most."""
+    reader.send(b"a" * 900, b"b" * 900)
+    config = settings(server.url, MAX_PENDING_BYTES="3000")
+    return Reader(ROOT, producer(config), config, reader.station)
+
+
+def test_what_was_read_has_a_bound_together(narrow: Reader) -> None:
+    """Answers are made of it, and their clients may be slow; who gets none may have all of it later."""
+    first = narrow.take(2, group="first")
+    with pytest.raises(Overloaded, match="MAX_PENDING_BYTES"):
+        narrow.take(2, group="second")
+    first.shed()
+    assert len(narrow.read(2, group="second")) == 2
+
+
+def test_what_is_being_read_has_a_bound_together(narrow: Reader, submit: Callable[..., Future[Any]]) -> None:
+    """Each read may wait for more with many messages in hand."""
+    waiting = [submit(narrow.take, 3, 3.0, group) for group in ("first", "second")]
+    stock = narrow.producer._pool.consuming._stock
+    eventually(lambda: stock.full)
+    with pytest.raises(Overloaded, match="MAX_PENDING_BYTES"):
+        narrow.take(3, group="third")
+    assert [future.exception() is None for future in waiting].count(True) == 1
+    assert stock.bytes == 0
