@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextvars
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -66,6 +67,8 @@ class Bridge:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._notices: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MAX_NOTICES)
         self._pulse = Pulse()
+        # A caller's has its request, with the body, and connections that jobs open keep theirs as long as they live.
+        self._context = contextvars.Context()
 
     # ---- the callers' half -------------------------------------------------------------------------------------
 
@@ -236,7 +239,7 @@ class Bridge:
 
     def _call_soon(self, function: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(function)
+            self._loop.call_soon_threadsafe(function, context=self._context)
         except RuntimeError:  # the loop has ended; whoever waits is answered by its own deadline
             self._open = False
 

@@ -16,7 +16,16 @@ from proxy.brokers.pool import Pool
 from proxy.brokers.revocations import Heard
 from proxy.config import Config
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, BrokerAway, ChangeUnconfirmed, GatewayError, OpenBroker, SchemaViolation, Stopping
+from proxy.errors import (
+    BadBody,
+    BrokerAway,
+    ChangeUnconfirmed,
+    GatewayError,
+    OpenBroker,
+    SchemaViolation,
+    Stopping,
+    let_go,
+)
 from proxy.gathering import Consignment, Done, Gathering, Order
 from proxy.keys import KeyMaker, atomic_elements, elements, single_id, with_key
 from proxy.messages import Ack, Demand, Manner, Message, Pairs, Station, Unknown
@@ -82,8 +91,8 @@ class Producer:
             self.stop(0)
             self._stopped = False
             raise
-        except GatewayError:
-            pass  # readiness tells
+        except GatewayError as error:
+            let_go(error)  # it is remembered, and a first request may have called; readiness tells
 
     def stop(self, drain: float = 5.0) -> None:
         """Refuses new work, waits up to `drain` seconds for what is under way, closes all connections."""
