@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.brokers import pulling
+from proxy.brokers import consuming, pulling
 from proxy.config import Config
 from proxy.errors import GatewayError
 from proxy.messages import station_named
@@ -80,6 +80,7 @@ def test_a_wait_that_its_server_has_forgotten_goes_on(
 ) -> None:
     """A consumer without replicas, behind another server than the gateway's, that starts again: nobody tells of it."""
     monkeypatch.setattr(pulling, "TURN_SECONDS", 1.0)
+    monkeypatch.setattr(consuming, "TROUBLE_SECONDS", 30.0)  # the server may take long to start again
     Operator(cluster[0]).add("orders")
     home = cluster.pop(int(Operator(cluster[0]).api("STREAM.INFO.orders")["cluster"]["leader"][1:]))
     config = settings(cluster[0].url)
@@ -91,4 +92,4 @@ def test_a_wait_that_its_server_has_forgotten_goes_on(
         home.kill()
         home.start()
         eventually(lambda: sends(reader, b"1"), 20)
-        assert waiting.result(20) == [b"1"]
+        assert waiting.result(40) == [b"1"]
