@@ -92,4 +92,4 @@ def test_a_wait_that_its_server_has_forgotten_goes_on(
         home.kill()
         home.start()
         eventually(lambda: sends(reader, b"1"), 20)
-        assert waiting.result(40) == [b"1"]
+        assert waiting.result(20) == [b"1"]
