@@ -46,6 +46,7 @@ class Consumers:
     def forget(self, station: Station, wanted: Wanted) -> None:
         """The group's consumers do not answer."""
         self._known.pop(_key(station, wanted), None)
+        self._asked_at.pop(_key(station, wanted), None)
 
     async def register(self, station: Station, wanted: Wanted) -> Group:
         """Registers a consumer, and returns where its group reads from.
