@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import client, servers
 from benchmarks.cases import CASES, Case
 from benchmarks.load import Answers
-from benchmarks.measure import Memory
+from benchmarks.measure import Memory, anonymous_mib
 from benchmarks.rounds import FAILURES, Bench, MessagesLost, Sample, prove
 from benchmarks.servers import CannotStart, Contestant
 from tests.servers import alive, eventually
@@ -49,15 +49,25 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Soak:
-    """A long run of one case; memory (PSS, MiB) of the largest process and of the broker at start, middle and end."""
+    """A long run of one case; memory (MiB) of the largest process and of the broker at start, middle and end.
+
+    Growth is judged by the anonymous memory: PSS divides libraries among those who happen to run with them.
+    """
 
     server: str
     case: str
     minutes: float
     answers: Answers
     stored: int
+    worker_pss_mib: tuple[float, float, float]
     worker_mib: tuple[float, float, float]
     broker_mib: tuple[float, float, float]
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether the worker has clearly more memory at the end than at the start: a tenth and 2 MiB."""
+        start, _, end = self.worker_mib
+        return end > start * _GROWTH + _GROWTH_MIB
 
 
 def measure_start(names: Sequence[str], rounds: int) -> list[Start]:
@@ -135,8 +145,8 @@ def measure_soak(bench: Bench, directory: Path, names: Sequence[str], minutes: f
                 except (*FAILURES, MessagesLost) as error:
                     bench.fail(f"soak: {name}: {error}")
     for soak in found:
-        start, _, end = soak.worker_mib
-        if end > start * _GROWTH + _GROWTH_MIB:
+        if soak.has_grown:
+            start, _, end = soak.worker_mib
             bench.fail(f"soak: {soak.server}, {soak.case}: memory has grown from {start:.0f} to {end:.0f} MiB")
     return found
 
@@ -147,10 +157,11 @@ def _soak(bench: Bench, case: Case, contestant: Contestant, minutes: float) -> S
     prove(contestant, requests[0])
     bench.load.run(contestant.url, requests, case.connections, bench.seconds)
     before = bench.streams.stored()
-    with Memory(contestant.pids()) as worker, Memory([bench.broker.pid]) as broker:
+    pids, broker_pid = contestant.pids(), bench.broker.pid
+    with Memory(pids) as pss, Memory(pids, anonymous_mib) as worker, Memory([broker_pid], anonymous_mib) as broker:
         answers = bench.load.run(contestant.url, requests, case.connections, max(1, round(minutes * 60)))
     stored = bench.check(case, answers, before, limited=True)
-    return Soak(contestant.name, case.name, minutes, answers, stored, _course(worker), _course(broker))
+    return Soak(contestant.name, case.name, minutes, answers, stored, *map(_course, (pss, worker, broker)))
 
 
 def _course(memory: Memory) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.servers import children
@@ -47,9 +47,21 @@ def own_seconds() -> float:
 
 def pss_mib(pid: int) -> float:
     """Proportional set size of a process: its own memory, and its share of what it shares. 0 when it has ended."""
+    return _mapped_mib(pid, "Pss:")
+
+
+def anonymous_mib(pid: int) -> float:
+    """Memory of a process that is of no file; whoever else maps the same files does not change it, as it does PSS.
+
+    0 when it has ended.
+    """
+    return _mapped_mib(pid, "Anonymous:")
+
+
+def _mapped_mib(pid: int, name: str) -> float:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(name):
                 return int(line.split()[1]) / 1024
     return 0.0
 
@@ -62,11 +74,11 @@ def descendants(pid: int) -> set[int]:
 class Memory:
     """Reads the memory of processes twice a second, from `with` to its end.
 
-    `series` holds for each reading the MiB of the largest process and of all together.
+    `series` holds for each reading the MiB of the largest process and of all together, as `size` tells them.
     """
 
-    def __init__(self, pids: Iterable[int]) -> None:
-        self._pids = tuple(pids)
+    def __init__(self, pids: Iterable[int], size: Callable[[int], float] = pss_mib) -> None:
+        self._pids, self._size = tuple(pids), size
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.series: list[tuple[float, float]] = []
@@ -97,7 +109,7 @@ class Memory:
 
     def read(self) -> None:
         """Takes a reading now."""
-        sizes = [pss_mib(pid) for pid in self._pids] or [0.0]
+        sizes = [self._size(pid) for pid in self._pids] or [0.0]
         self.series.append((max(sizes), sum(sizes)))
 
 

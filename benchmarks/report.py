@@ -153,7 +153,7 @@ def memory_section(footprints: Sequence[Footprint]) -> str:
 
 def soak_section(soaks: Sequence[Soak]) -> str:
     """The table of the soak."""
-    heads = ["server", "case", "minutes", "messages", "requests/s", "errors", "worker MiB", "broker MiB"]
+    heads = ["server", "case", "minutes", "messages", "requests/s", "errors", "worker PSS", "worker", "broker"]
     lines = [
         [
             one.server,
@@ -162,12 +162,13 @@ def soak_section(soaks: Sequence[Soak]) -> str:
             f"{one.stored:,}",
             f"{one.answers.good / one.answers.seconds:,.0f}",
             str(one.answers.refused + one.answers.broken),
+            _course(one.worker_pss_mib),
             _course(one.worker_mib),
             _course(one.broker_mib),
         ]
         for one in soaks
     ]
-    return section("soak: memory (PSS) at start, middle and end of a long run", [table(heads, lines)])
+    return section("soak: anonymous memory in MiB at start, middle and end of a long run", [table(heads, lines)])
 
 
 def _pair(sizes: tuple[float, float]) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import document, ingest, measure, options, profile, report
+from benchmarks import alone, document, ingest, measure, options, profile, report
 from benchmarks.cases import CASES, event, protobuf
 from benchmarks.load import Answers
 from benchmarks.rounds import Sample, in_turn
@@ -150,6 +151,27 @@ def test_cpu_and_memory_of_a_process_are_read() -> None:
     """Of this one: it has used some of both."""
     assert measure.cpu_seconds([os.getpid()]) > 0
     assert measure.pss_mib(os.getpid()) > 1
+
+
+def test_memory_of_files_is_not_of_the_process_own(tmp_path: Path) -> None:
+    """Libraries that others run too would make a soak's memory look smaller, and grow when the others end."""
+    size = 32 << 20
+    path = tmp_path / "library"
+    path.write_bytes(bytes(size))
+    before = measure.anonymous_mib(os.getpid())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert not any(mapped[:: mmap.PAGESIZE])
+        assert measure.anonymous_mib(os.getpid()) < before + 16
+    own = b"x" * size
+    assert measure.anonymous_mib(os.getpid()) > before + 16, len(own)
+
+
+@pytest.mark.parametrize(("end", "grown"), [(50.0, False), (56.0, False), (58.0, True)])
+def test_a_soak_tells_growth_from_noise(end: float, *, grown: bool) -> None:
+    """A tenth and 2 MiB; what the libraries are shared with does not count."""
+    answers = Answers(1, 0, 0, 2.0, 1000, 4000)
+    soak = alone.Soak("ours", "single-1", 10, answers, 1, (40.0, 50.0, 60.0), (50.0, 80.0, end), (1.0, 1.0, 1.0))
+    assert soak.has_grown is grown
 
 
 def test_a_process_that_ended_is_an_error() -> None:
