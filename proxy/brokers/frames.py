@@ -114,7 +114,7 @@ def blocks(id_name: str, marks: Pairs, messages: Sequence[Message], indexes: Ite
     found: list[Block] = []
     pairs, before, after = None, b"", b""
     for message in map(messages.__getitem__, indexes):
-        if message.headers is not pairs:  # most share one tuple, and need not look it up
+        if message.headers != pairs:  # most are alike, and need not be looked up
             pairs = message.headers
             before, after = around(id_name, pairs + marks)
         data = b"%b%b%b%b" % (before, message.key.encode(), after, message.payload)
