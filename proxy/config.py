@@ -143,8 +143,8 @@ class Config:
         "CORS_ORIGINS",
         origins,
         ("*",),
-        "Origins whose pages may call the gateway. Listed ones may use the refresh cookie if they are of the same site; "
-        "`*` never does.",
+        "Origins whose pages may call the gateway. Listed ones may use the refresh cookie if they are of the same "
+        "site; `*` never does.",
     )
     max_body_bytes: int = _setting(
         "MAX_BODY_BYTES", whole(1, 1 << 30), 8 << 20, "Largest request body in bytes; larger ones get 413 unread."
