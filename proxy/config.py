@@ -143,7 +143,8 @@ class Config:
         "CORS_ORIGINS",
         origins,
         ("*",),
-        "Origins whose pages may call the gateway. Listed ones may use the refresh cookie; `*` never does.",
+        "Origins whose pages may call the gateway. Listed ones may use the refresh cookie if they are of the same "
+        "site; `*` never does.",
     )
     max_body_bytes: int = _setting(
         "MAX_BODY_BYTES", whole(1, 1 << 30), 8 << 20, "Largest request body in bytes; larger ones get 413 unread."
@@ -202,7 +203,10 @@ class Config:
         "REFRESH_JWT_EXPIRES_IN_MINUTES", whole(1, 1_000_000), 300, "Lifetime of a refresh token."
     )
     max_token_expiry_in_minutes: int = _setting(
-        "MAX_TOKEN_EXPIRY_IN_MINUTES", whole(1, 1_000_000), 43_200, "Longest lifetime that a client may ask for."
+        "MAX_TOKEN_EXPIRY_IN_MINUTES",
+        whole(1, 1_000_000),
+        43_200,
+        "Longest lifetime of a token, whoever asks for it. All tokens of a log-on end 30 days after it in any case.",
     )
 
     produce_timeout_seconds: float = _setting(
@@ -225,7 +229,8 @@ class Config:
         "MAX_PENDING_BYTES",
         whole(1, 1 << 40),
         256 << 20,
-        "Most bytes on their way in a worker, and as many again in consumes, else 503.",
+        "Most bytes on their way in a worker, as many in consumes that read, and as many in those that have read, "
+        "else 503.",
     )
 
     max_consumes: int = consume_settings.MAX_CONSUMES
@@ -241,14 +246,14 @@ class Config:
         "AUTO_CREATE_STATIONS",
         flag,
         None,
-        "Create an absent station at the first produce.",
+        "Create an absent station at the first produce or consume.",
         shown="off (embedded, `memphis://`: on)",
     )
     max_stations_created_per_minute: int = _setting(
         "MAX_STATIONS_CREATED_PER_MINUTE",
         whole(1, 1_000_000),
         60,
-        "Most stations that produces of one user create; each worker allows its share.",
+        "Most stations that are created for one user; each worker allows its share.",
     )
     station_max_age_seconds: int = _setting(
         "STATION_MAX_AGE_SECONDS", whole(0, 10**9), 604_800, "Created stations drop messages of that age; 0: never."
@@ -256,7 +261,13 @@ class Config:
     station_max_bytes: int = _setting(
         "STATION_MAX_BYTES", whole(0, 1 << 50), 0, "Created stations drop their oldest messages above it; 0: no limit."
     )
-    station_replicas: int = _setting("STATION_REPLICAS", whole(1, 5), 1, "Copies of each message in created stations.")
+    station_replicas: int = _setting(
+        "STATION_REPLICAS",
+        whole(1, 5),
+        1,
+        "Copies of each message in created stations, and of schemas and log-outs where the gateway creates their "
+        "buckets.",
+    )
     duplicate_window_seconds: float = _setting(
         "DUPLICATE_WINDOW_SECONDS",
         number(0.1, 10**6),
@@ -292,7 +303,7 @@ class Config:
         "ACCESS_LOG_SAMPLE",
         number(0, 1),
         1.0,
-        "Share of successful requests that get a log line; others always do.",
+        "Share of successful requests that get a log line; others always do, where `LOG_LEVEL` lets them.",
     )
     syslogs_to_broker: bool = _setting(
         "SYSLOGS_TO_BROKER",
