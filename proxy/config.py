@@ -386,6 +386,8 @@ class Config:
             )
         if not self.embedded and not self.jwt_secret:
             raise BadSetting("JWT_SECRET", "set, the same in all replicas, 32 bytes or more")
+        if self.schema_dir and self.at_memphis:
+            raise BadSetting("SCHEMA_DIR", "empty at a Memphis broker, which has schemas of its own")
         if self.schema_dir and not (self.root_user and self.schema_registry):
             raise BadSetting(
                 "SCHEMA_DIR",

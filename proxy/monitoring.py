@@ -23,8 +23,12 @@ _ABOUT = encode(
         "links": {
             "authenticate": "/auth/authenticate",
             "refresh": "/auth/refreshToken",
+            "log_out": "/auth/tokens",
             "produce": "/stations/<station>/produce/single",
             "produce_batch": "/stations/<station>/produce/batch",
+            "consume": "/stations/<station>/consume/batch",
+            "ack": "/stations/<station>/consume/ack",
+            "nack": "/stations/<station>/consume/nack",
             "schemas": "/schemas",
             "schema": "/stations/<station>/schema",
             "validate": "/stations/<station>/validate",

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 import schemas
 from proxy import intake, shaping
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, SchemaNotFound, UnsupportedMediaType, encode
+from proxy.errors import DATA_ONLY, BadBody, SchemaNotFound, UnsupportedMediaType, encode
 from proxy.extension import the_stations
 from proxy.messages import Attachment, Schema, SchemaVersion, Station, station_named
 from proxy.registrar import Registrar
@@ -149,4 +149,5 @@ def _attached(station: Station, attachment: Attachment) -> Any:
 
 
 def _answer(status: int = 200, **content: Any) -> Response:
-    return Response(encode({"error": None, "success": True, **content}), status, mimetype="application/json")
+    body = encode({"error": None, "success": True, **content})
+    return Response(body, status, DATA_ONLY, mimetype="application/json")

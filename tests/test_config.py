@@ -317,3 +317,11 @@ def test_schemas_from_files_need_a_user_and_a_registry(env: dict[str, str]) -> N
     assert (refusal.variable, "ROOT_USER" in str(refusal)) == ("SCHEMA_DIR", True)
     assert _config(SCHEMA_DIR="schemas").schema_dir == Path("schemas")
     assert _config().schema_dir is None
+
+
+def test_schemas_from_files_are_refused_at_memphis_brokers() -> None:
+    """There is no registry that they could go to, so the gateway would never be ready."""
+    env = {"MEMPHIS_HOST": "localhost", "ROOT_USER": "root", "CONNECTION_TOKEN": "a-token", "JWT_SECRET": "s" * 32}
+    refusal = _refusal({**env, "SCHEMA_DIR": "schemas"})
+    assert (refusal.variable, "Memphis" in str(refusal)) == ("SCHEMA_DIR", True)
+    assert Config.from_environ(env).at_memphis

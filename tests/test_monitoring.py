@@ -95,6 +95,7 @@ def test_the_root_tells_what_this_is(make_app: Callable[..., Flask]) -> None:
     assert (about["name"], about["version"]) == ("stations", VERSION)
     for link in about["links"].values():
         assert api.request("GET", link.replace("<station>", "orders")).status_code != 404
+    assert {"log_out", "produce", "consume", "ack", "nack", "schemas"} <= set(about["links"])
 
 
 def test_the_version_is_that_of_the_project() -> None:

@@ -49,6 +49,7 @@ def test_a_schema_is_kept_and_shown(api: Api, name: str) -> None:
     for path in (f"/schemas/{name}", f"/schemas/{name.upper()}/", made.headers["Location"]):
         answer = api.get(path)
         assert (answer.status_code, answer.get_json()) == (200, {**STORED, "schema": shown})
+        assert answer.headers["Cache-Control"] == "no-store"  # the token may stand in the address
 
 
 def test_the_same_definition_again_makes_no_version(api: Api, name: str) -> None:
