@@ -88,6 +88,10 @@ class Service:
             self.keeps_alive = False
             self._retire()
 
+    def ends(self) -> bool:
+        """Whether each answer is the last on its connection by now."""
+        return not self.keeps_alive
+
     def forget(self, connection: Connection) -> None:
         """A connection was closed."""
         self.connections.discard(connection)

@@ -312,6 +312,25 @@ def test_a_stop_waits_for_what_is_on_its_way(talk):
     until(lambda: not service.service.connections)
 
 
+def test_a_stop_tells_whoever_is_being_served(talk):
+    """The answer to a request that runs when the stop comes is the last one on its connection, and says so."""
+    release = gevent.event.Event()
+
+    def application(environ, start_response):
+        release.wait(5)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    service = talk(application, linger_seconds=5.0)
+    client, _ = service.connect()
+    client.sendall(POST)
+    until(lambda: service.service.requests)
+    service.service.stop()
+    release.set()
+    assert b"\r\nConnection: close\r\n" in received(client)
+    assert not service.service.connections
+
+
 def test_a_stop_closes_idle_connections_in_the_end(talk):
     """Without a word: nothing was sent."""
     service = talk(answering("200 OK", [], [b"ok"]), linger_seconds=0.05)

@@ -78,6 +78,7 @@ def test_graceful_stop(worker):
         server.terminate()
         answer = busy.answer()
         assert answer.body == b"slow"
+        assert answer.closes or server.differs("last answer")
         assert idle.ended()
         assert busy.ended()
         with pytest.raises((ConnectionError, TimeoutError)):
