@@ -104,8 +104,7 @@ class RequestParser:
     def __init__(self, limits: Limits, base: Environ, scheme_headers: SchemeHeaders = ()) -> None:
         self.ready: list[Request | Refusal] = []
         self.buffered = 0
-        self.finished = self.cut_short = False
-        self.waiting = self.expects_continue = False
+        self.finished = self.cut_short = self.waiting = self.expects_continue = False
         self._limits = limits
         self._base = base
         self._most_entries = len(base) + limits.fields
@@ -201,8 +200,9 @@ class RequestParser:
         """The head is complete: check it, and decide about the body before it is read."""
         environ = self._environ
         keep_alive = self._parser.should_keep_alive()
-        # Only HTTP/1.1 is kept alive without being asked, and asking llhttp for the version is slow.
-        http10 = (not keep_alive or "HTTP_CONNECTION" in environ) and self._is_http10()
+        # Only HTTP/1.1 is kept alive without being asked, by either name; asking llhttp for the version is slow.
+        asked = "HTTP_CONNECTION" in environ or "HTTP_PROXY_CONNECTION" in environ
+        http10 = (not keep_alive or asked) and self._is_http10()
         if "HTTP_HOST" not in environ and not http10:
             raise Refusal(400, "an HTTP/1.1 request needs a Host header")
         if len(environ) + self._dropped > self._most_entries or self.seen > self._limits.field_bytes:

@@ -108,9 +108,10 @@ def test_http10(server):
             assert (answer.body, answer.headers["connection"]) == (body, "keep-alive")
 
 
-def test_http10_knows_no_chunks(server):
+@pytest.mark.parametrize("asks", [[], ["Connection: keep-alive"], ["Proxy-Connection: keep-alive"]])
+def test_http10_knows_no_chunks(server, asks):
     """An answer of unknown length ends with the connection."""
-    answer = server.ask(get("/written", version="1.0"))
+    answer = server.ask(get("/written", *asks, version="1.0"))
     assert "transfer-encoding" not in answer.headers
     assert answer.body == b"written and returned"
 
