@@ -138,6 +138,16 @@ def test_max_requests(worker):
 
 @both
 @pytest.mark.slow
+def test_limits_of_0(worker):
+    """They stand for as much as gunicorn takes at all."""
+    settings = "limit_request_line = 0\nlimit_request_fields = 0\nlimit_request_field_size = 0\n"
+    with running(worker, settings=settings) as server:
+        headers = [f"X-{i}: 1" for i in range(30)]
+        assert server.ask(get("/" + "a" * 600, *headers, "X: " + "a" * 1500)).status == 200
+
+
+@both
+@pytest.mark.slow
 def test_worker_connections(worker):
     """Clients beyond the limit wait until another one has gone."""
     settings = "worker_connections = 2\nkeepalive = 5\n"
