@@ -282,7 +282,14 @@ def test_a_response_class_is_never_bypassed(site: Site) -> None:
     assert not site.second().by_lane
 
 
-SIGNALS = ("request_started", "request_finished", "request_tearing_down", "appcontext_pushed", "appcontext_popped")
+SIGNALS = (
+    "request_started",
+    "request_finished",
+    "request_tearing_down",
+    "appcontext_pushed",
+    "appcontext_tearing_down",
+    "appcontext_popped",
+)
 
 
 @pytest.mark.parametrize("name", SIGNALS)

@@ -105,6 +105,16 @@ def test_a_batch_has_a_largest_size(
     assert len(stored(broker, station)) == 3
 
 
+@pytest.mark.parametrize(("count", "status"), [(1000, 200), (1001, 413)])
+def test_an_atomic_batch_has_a_largest_size(
+    api: Api, broker: NatsServer, station: str, count: int, status: int
+) -> None:
+    """As many messages as brokers take in one; nothing of a larger one is stored."""
+    answer = api.batch(station, b"[" + b",".join([b"1"] * count) + b"]", Prefer="atomic")
+    assert answer.status_code == status
+    assert len(stored(broker, station)) == (count if status == 200 else 0)
+
+
 def test_ten_thousand_are_allowed_where_nothing_is_set(api: Api, station: str) -> None:
     """The default of `MAX_BATCH_MESSAGES`; one more is refused."""
     assert api.batch(station, b"[" + b",".join([b"1"] * 10_001) + b"]").status_code == 413
