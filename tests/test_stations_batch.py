@@ -12,6 +12,9 @@ from flask import Flask
 
 from tests.application import Api, payloads, running, settings, stored
 from tests.servers import NatsServer
+from tests.ways import api
+
+__all__ = ["api"]  # a fixture
 
 NDJSON = "application/x-ndjson"
 MANY = 1000
