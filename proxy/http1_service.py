@@ -136,4 +136,9 @@ class Service:
         for connection in list(self.connections):
             connection.tidy()
             if connection.deadline < now and not connection.busy:
-                connection.expire()
+                # Not now: after the loop has stood still, what came in time is still to be read, and reading comes next.
+                self.loop.run_callback(self._expire, connection)
+
+    def _expire(self, connection: Connection) -> None:
+        if connection.deadline < time.monotonic() and not connection.busy:
+            connection.expire()

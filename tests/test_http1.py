@@ -4,6 +4,7 @@ import contextvars
 import gc
 import socket
 import ssl
+import time
 import tracemalloc
 from collections.abc import Iterator
 
@@ -179,6 +180,18 @@ def test_half_a_head_counts_as_half_a_body_does(talk, before):
         gevent.socket.wait_read(clients[2].fileno(), timeout=5)
         answer += clients[2].recv(1000)
     assert service.ask(clients[0], b"\r\n\r\n").endswith(b"ok")
+
+
+def test_what_came_while_the_worker_stood_still_is_served(talk):
+    """Its time was up only because nobody looked."""
+    service = talk(answering("200 OK", [], [b"ok"]), sweep_seconds=0.05)
+    client, connection = service.connect()
+    service.ask(client, POST)
+    connection.deadline = time.monotonic() + 0.01
+    client.sendall(POST)
+    time.sleep(0.1)
+    gevent.socket.wait_read(client.fileno(), timeout=5)
+    assert client.recv(1000).endswith(b"ok")
 
 
 def test_answers_that_nobody_takes_have_a_bound_together(talk):
