@@ -138,8 +138,7 @@ class RequestParser:
         environ = self._request.environ if self._request else self._environ
         self.finished = self.cut_short = True
         self.waiting = False
-        self._request = None
-        self._environ, self._chunks, self.buffered = {}, [], 0
+        self._request, self._environ, self._chunks, self.buffered = None, {}, [], 0
         self.ready.append(Refusal(status, message, environ))
 
     def close(self) -> None:
@@ -233,6 +232,8 @@ class RequestParser:
         request.environ["wsgi.input"] = BytesIO(body)
         self._request, self._environ, self._chunks, self.buffered = None, {}, [], 0
         self.waiting = self.expects_continue = False
+        if "HTTP_TRANSFER_ENCODING" in request.environ:  # a trailer may say that nothing follows, and llhttp believes it
+            request.keep_alive = request.keep_alive and self._parser.should_keep_alive()
         self.finished = not request.keep_alive
         self.ready.append(request)
 
