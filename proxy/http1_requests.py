@@ -232,7 +232,7 @@ class RequestParser:
         request.environ["wsgi.input"] = BytesIO(body)
         self._request, self._environ, self._chunks, self.buffered = None, {}, [], 0
         self.waiting = self.expects_continue = False
-        if "HTTP_TRANSFER_ENCODING" in request.environ:  # a trailer may say that nothing follows, and llhttp believes it
+        if "HTTP_TRANSFER_ENCODING" in request.environ:  # a trailer may say that it is the last; llhttp believes it
             request.keep_alive = request.keep_alive and self._parser.should_keep_alive()
         self.finished = not request.keep_alive
         self.ready.append(request)

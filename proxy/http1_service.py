@@ -136,7 +136,7 @@ class Service:
         for connection in list(self.connections):
             connection.tidy()
             if connection.deadline < now and not connection.busy:
-                # Not now: after the loop has stood still, what came in time is still to be read, and reading comes next.
+                # Not now: after the loop has stood still, what came in time is yet to be read, and that comes first.
                 self.loop.run_callback(self._expire, connection)
 
     def _expire(self, connection: Connection) -> None:
