@@ -203,6 +203,14 @@ def test_an_error_handler_of_the_application_sees_failures_of_the_lane(site: Sit
     assert site.post(SINGLE, b"two", Idempotency_Key="k2").body == b"ours"
 
 
+def test_an_error_handler_may_read_the_body_that_the_lane_has_read(site: Site) -> None:
+    """Flask gets it rewound."""
+    site.app._got_first_request = False
+    site.app.register_error_handler(KeyReused, lambda error: (flask.request.get_data(), 422))
+    site.post(SINGLE, b"one", Idempotency_Key="k3")
+    assert site.post(SINGLE, b"two", Idempotency_Key="k3").body == b"two"
+
+
 def _hook(name: str) -> Callable[[Site, list[int]], object]:
     def install(site: Site, seen: list[int]) -> None:
         def hook(*args: Any) -> Any:
