@@ -298,6 +298,14 @@ def test_no_token_is_in_the_log(standin: Callable[..., Gateway], worker: str) ->
     assert "the-token" not in gateway.output()
 
 
+def test_the_largest_body_is_that_of_the_settings(standin: Callable[..., Gateway]) -> None:
+    """A larger one is refused by its length, before any of it has come."""
+    gateway = standin({"MAX_BODY_BYTES": "1000"}).start()
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    assert b" 413 " in _send(gateway, head % 1001)
+    assert b" 200 " in _send(gateway, head % 1000 + b"x" * 1000)
+
+
 def test_forwarded_headers_are_left_to_the_application(running: Gateway) -> None:
     """gunicorn believes nobody, not even 127.0.0.1."""
     answer = _ask(running, headers={"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"})
