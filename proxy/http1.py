@@ -314,7 +314,7 @@ class Connection:
 
     def _run(self, request: Request, application: Application) -> bool:
         service, options = self._service, self._service.options
-        response = Response(request, self._transport.send, service.date, service.keeps_alive)
+        response = Response(request, self._transport.send, service.date, service.keeps_alive, service.ends)
         began = time.monotonic() if options.after else 0.0
         try:
             if options.before is not None:

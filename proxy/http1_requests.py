@@ -24,6 +24,8 @@ MAX_PIPELINED = 64
 # cost far more than the body they carry.
 _FRAMING_BYTES = 128 * 1024
 _FRAMING_SHARE = 8
+# Of a length below 2**64, beyond which llhttp takes none. Leading zeros are digits too, and may be thousands.
+_LENGTH_DIGITS = 20
 
 # What clients send over and over is worked out once. All are cleared when full, so that no client can make them grow.
 _CACHE_ENTRIES = 1024
@@ -104,8 +106,7 @@ class RequestParser:
     def __init__(self, limits: Limits, base: Environ, scheme_headers: SchemeHeaders = ()) -> None:
         self.ready: list[Request | Refusal] = []
         self.buffered = 0
-        self.finished = self.cut_short = False
-        self.waiting = self.expects_continue = False
+        self.finished = self.cut_short = self.waiting = self.expects_continue = False
         self._limits = limits
         self._base = base
         self._most_entries = len(base) + limits.fields
@@ -137,10 +138,7 @@ class RequestParser:
         environ = self._request.environ if self._request else self._environ
         self.finished = self.cut_short = True
         self.waiting = False
-        self._request = None
-        self._environ = {}
-        self._chunks = []
-        self.buffered = 0
+        self._request, self._environ, self._chunks, self.buffered = None, {}, [], 0
         self.ready.append(Refusal(status, message, environ))
 
     def close(self) -> None:
@@ -150,8 +148,7 @@ class RequestParser:
         when there are many objects, and few of them may hold bodies of gigabytes.
         """
         self._parser = self._request = None
-        self._environ = {}
-        self._chunks = []
+        self._environ, self._chunks = {}, []
 
     def _parse(self, data: bytes) -> None:
         while (upgrade := self._parse_on(data)) is not None:
@@ -201,14 +198,18 @@ class RequestParser:
         """The head is complete: check it, and decide about the body before it is read."""
         environ = self._environ
         keep_alive = self._parser.should_keep_alive()
-        # Only HTTP/1.1 is kept alive without being asked, and asking llhttp for the version is slow.
-        http10 = (not keep_alive or "HTTP_CONNECTION" in environ) and self._is_http10()
+        # Only HTTP/1.1 is kept alive without being asked, by either name; asking llhttp for the version is slow.
+        asked = "HTTP_CONNECTION" in environ or "HTTP_PROXY_CONNECTION" in environ
+        http10 = (not keep_alive or asked) and self._is_http10()
         if "HTTP_HOST" not in environ and not http10:
             raise Refusal(400, "an HTTP/1.1 request needs a Host header")
         if len(environ) + self._dropped > self._most_entries or self.seen > self._limits.field_bytes:
             self._check_sizes(environ)
         self._fill(environ, http10)
-        if "CONTENT_LENGTH" in environ and int(environ["CONTENT_LENGTH"]) > self._limits.body_bytes:
+        length = environ.get("CONTENT_LENGTH", "")
+        if len(length) > _LENGTH_DIGITS:
+            raise Refusal(400, "the Content-Length has more digits than any length")
+        if length and int(length) > self._limits.body_bytes:
             raise self._too_large()
         if "HTTP_TRANSFER_ENCODING" in environ or "HTTP_EXPECT" in environ:
             self._check_framing(environ, http10)
@@ -229,11 +230,10 @@ class RequestParser:
             return
         body = b"".join(chunks) if len(chunks) > 1 else chunks[0] if chunks else b""
         request.environ["wsgi.input"] = BytesIO(body)
-        self._chunks = []
-        self._request = None
-        self._environ = {}
-        self.buffered = 0
+        self._request, self._environ, self._chunks, self.buffered = None, {}, [], 0
         self.waiting = self.expects_continue = False
+        if "HTTP_TRANSFER_ENCODING" in request.environ:  # a trailer may say that it is the last; llhttp believes it
+            request.keep_alive = request.keep_alive and self._parser.should_keep_alive()
         self.finished = not request.keep_alive
         self.ready.append(request)
 

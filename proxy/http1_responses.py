@@ -43,8 +43,9 @@ _prefixes: dict[str, str] = {}
 class Response:
     """The answer to one request; `send` takes its bytes, `date` is the Date line and the empty one after it.
 
-    `respond` runs the application. Afterwards `keep_alive` says whether the connection can take another request;
-    `status`, `headers` and `sent` (bytes of body) are what gunicorn's access log wants to know.
+    `respond` runs the application. `is_last` is asked when the head is made, since a worker may begin to stop while the
+    application runs. Afterwards `keep_alive` says whether the connection can take another request; `status`, `headers`
+    and `sent` (bytes of body) are what gunicorn's access log wants to know.
     """
 
     started = False
@@ -56,10 +57,13 @@ class Response:
     _chunked = False
     _omits_body = False
 
-    def __init__(self, request: Request, send: Send, date: bytes, keep_alive: bool) -> None:
+    def __init__(
+        self, request: Request, send: Send, date: bytes, keep_alive: bool, is_last: Callable[[], bool] = bool
+    ) -> None:
         self._request = request
         self._send = send
         self._date = date
+        self._is_last = is_last
         self.keep_alive = keep_alive and request.keep_alive
 
     def respond(self, application: Application) -> None:
@@ -132,6 +136,7 @@ class Response:
         if self._length is None and not self._omits_body:
             self._length = whole
         head = self._head
+        self.keep_alive = self.keep_alive and not self._is_last()
         if self._length is not None:
             if not self.status.startswith("204"):
                 head += b"Content-Length: %d\r\n" % self._length

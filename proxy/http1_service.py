@@ -88,6 +88,10 @@ class Service:
             self.keeps_alive = False
             self._retire()
 
+    def ends(self) -> bool:
+        """Whether each answer is the last on its connection by now."""
+        return not self.keeps_alive
+
     def forget(self, connection: Connection) -> None:
         """A connection was closed."""
         self.connections.discard(connection)
@@ -132,4 +136,9 @@ class Service:
         for connection in list(self.connections):
             connection.tidy()
             if connection.deadline < now and not connection.busy:
-                connection.expire()
+                # Not now: after the loop has stood still, what came in time is yet to be read, and that comes first.
+                self.loop.run_callback(self._expire, connection)
+
+    def _expire(self, connection: Connection) -> None:
+        if connection.deadline < time.monotonic() and not connection.busy:
+            connection.expire()

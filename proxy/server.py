@@ -18,6 +18,7 @@ from typing import Any
 import gevent
 import gevent.select
 from gevent.server import StreamServer
+from gunicorn.http.message import MAX_HEADERS
 from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
@@ -100,7 +101,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         cfg = self.cfg
         limits = Limits(
             request_line=cfg.limit_request_line or self.max_head_bytes,
-            fields=cfg.limit_request_fields,
+            fields=cfg.limit_request_fields or MAX_HEADERS,
             field_bytes=cfg.limit_request_field_size or self.max_head_bytes,
             head_bytes=self.max_head_bytes,
             body_bytes=self.max_body_bytes,

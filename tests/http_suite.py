@@ -41,6 +41,7 @@ DIFFERENCES = {
     "send deadline": "waits for ever for a client that takes nothing of its answer",
     "framing": "takes a body in chunks of one byte whatever its size",
     "pipeline": "takes any number of pipelined requests",
+    "last answer": "tells who is being served when it stops that the connection stays",
 }
 
 HEAD = b"POST /echo HTTP/1.1\r\nHost: a\r\n"

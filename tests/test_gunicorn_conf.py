@@ -18,6 +18,7 @@ import pytest
 from proxy.brokers import embedded
 from proxy.brokers import embedded_files as files
 from proxy.errors import BrokerAway
+from tests.clients import logged_on, with_tokens_of
 from tests.servers import ROOT, Gateway, NatsServer, alive, children, command, eventually
 
 pytestmark = pytest.mark.slow
@@ -222,6 +223,21 @@ def test_a_reload_replaces_the_workers_and_keeps_the_broker(running: Gateway) ->
     assert not alive(broker)
 
 
+def test_a_reload_ends_the_tokens_of_a_secret_that_has_changed(gateway: Callable[..., Gateway], tmp_path: Path) -> None:
+    """No worker is left that remembers one."""
+    secret = tmp_path / "secret"
+    secret.write_text("a" * 32)
+    running = gateway({"JWT_SECRET_FILE": str(secret)}).start()
+    with logged_on(running.host) as sender:
+        assert [sender.single("orders", b"1").status for _ in range(3)] == [200] * 3
+        secret.write_text("b" * 32)
+        before = running.worker_pids()
+        running.send(signal.SIGHUP)
+        eventually(lambda: len(running.worker_pids()) == 1 and not running.worker_pids() & before, 10)
+        with with_tokens_of(sender, running.host) as moved:
+            assert moved.single("orders", b"2").status == 401
+
+
 def test_a_second_master_is_refused_beside_the_embedded_broker(running: Gateway) -> None:
     """SIGUSR2: the data has one owner; the first master and its broker go on."""
     broker = _broker_pid(running)
@@ -280,6 +296,14 @@ def test_no_token_is_in_the_log(standin: Callable[..., Gateway], worker: str) ->
     gateway.stop()
     assert "RuntimeError: failed with ?..." in gateway.output()
     assert "the-token" not in gateway.output()
+
+
+def test_the_largest_body_is_that_of_the_settings(standin: Callable[..., Gateway]) -> None:
+    """A larger one is refused by its length, before any of it has come."""
+    gateway = standin({"MAX_BODY_BYTES": "1000"}).start()
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    assert b" 413 " in _send(gateway, head % 1001)
+    assert b" 200 " in _send(gateway, head % 1000 + b"x" * 1000)
 
 
 def test_forwarded_headers_are_left_to_the_application(running: Gateway) -> None:

@@ -4,6 +4,7 @@ import contextvars
 import gc
 import socket
 import ssl
+import time
 import tracemalloc
 from collections.abc import Iterator
 
@@ -181,6 +182,18 @@ def test_half_a_head_counts_as_half_a_body_does(talk, before):
     assert service.ask(clients[0], b"\r\n\r\n").endswith(b"ok")
 
 
+def test_what_came_while_the_worker_stood_still_is_served(talk):
+    """Its time was up only because nobody looked."""
+    service = talk(answering("200 OK", [], [b"ok"]), sweep_seconds=0.05)
+    client, connection = service.connect()
+    service.ask(client, POST)
+    connection.deadline = time.monotonic() + 0.01
+    client.sendall(POST)
+    time.sleep(0.1)
+    gevent.socket.wait_read(client.fileno(), timeout=5)
+    assert client.recv(1000).endswith(b"ok")
+
+
 def test_answers_that_nobody_takes_have_a_bound_together(talk):
     """Who has been at it for longest is hung up on; the others have all of theirs."""
     service = talk(answering("200 OK", [], [b"x" * 1_000_000]))
@@ -310,6 +323,25 @@ def test_a_stop_waits_for_what_is_on_its_way(talk):
     gevent.sleep(0.05)
     assert b"\r\nConnection: close\r\n" in service.ask(client, POST)
     until(lambda: not service.service.connections)
+
+
+def test_a_stop_tells_whoever_is_being_served(talk):
+    """The answer to a request that runs when the stop comes is the last one on its connection, and says so."""
+    release = gevent.event.Event()
+
+    def application(environ, start_response):
+        release.wait(5)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    service = talk(application, linger_seconds=5.0)
+    client, _ = service.connect()
+    client.sendall(POST)
+    until(lambda: service.service.requests)
+    service.service.stop()
+    release.set()
+    assert b"\r\nConnection: close\r\n" in received(client)
+    assert not service.service.connections
 
 
 def test_a_stop_closes_idle_connections_in_the_end(talk):

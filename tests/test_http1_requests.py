@@ -111,6 +111,14 @@ def test_the_body_of_an_upgrade_that_closes_is_judged_as_any_other(chunks, statu
     assert refusal.status == status
 
 
+def test_a_length_of_thousands_of_digits_is_refused():
+    """They are leading zeros, which Python would not make a number of."""
+    [refusal] = parse(POST.replace(b"Length: 3", b"Length: " + b"0" * 5000 + b"3")).ready
+    assert refusal.status == 400
+    [request] = parse(POST.replace(b"Length: 3", b"Length: 03")).ready
+    assert body(request) == b"abc"
+
+
 def test_limits_of_what_is_incomplete():
     """Bytes without end are refused while they come, headers and blank lines alike."""
     limits = Limits(head_bytes=1000)

@@ -17,6 +17,7 @@ from proxy.extension import OUTCOME
 from proxy.sealing import key_id
 from tests.application import NOWHERE, SECRET, Api, payloads
 from tests.servers import NatsServer, eventually
+from tests.ways import ByFlask, ByLane
 
 
 def test_a_body_that_ends_early_is_not_stored(api: Api, broker: NatsServer, station: str) -> None:
@@ -45,6 +46,18 @@ def test_a_token_that_expires_on_the_way_does_not_hide_what_became_of_the_messag
     app.extensions["stations"].producer.single = late
     answer = api.single(station)
     assert (answer.status_code, answer.get_json()["stored"]) == (504, "unknown")
+
+
+@pytest.mark.parametrize(("way", "status"), [(ByFlask, 500), (ByLane, 200)])
+def test_each_way_of_the_tests_is_another_one(
+    make_app: Callable[..., Flask], broker: NatsServer, station: str, way: type[Api], status: int
+) -> None:
+    """Else those that go both ways would go the same one twice."""
+    app = make_app(broker.url)
+    api = way(app)
+    assert api.single(station).status_code == api.batch(station, b"[1]").status_code == 200
+    app.full_dispatch_request = None  # type: ignore[assignment,method-assign]
+    assert api.single(station).status_code == api.batch(station, b"[1]").status_code == status
 
 
 def test_a_message_that_was_sent_is_not_sent_once_more_for_its_answer(

@@ -78,6 +78,7 @@ def test_graceful_stop(worker):
         server.terminate()
         answer = busy.answer()
         assert answer.body == b"slow"
+        assert answer.closes or server.differs("last answer")
         assert idle.ended()
         assert busy.ended()
         with pytest.raises((ConnectionError, TimeoutError)):
@@ -133,6 +134,16 @@ def test_max_requests(worker):
             assert [answer.closes for answer in answers] == [False, False, False, True]
         wait_for(lambda: server.workers() not in ([], first) and server.log().count("Booting") == 2)
         assert server.ask(post(b"again")).body == b"again"
+
+
+@both
+@pytest.mark.slow
+def test_limits_of_0(worker):
+    """They stand for as much as gunicorn takes at all."""
+    settings = "limit_request_line = 0\nlimit_request_fields = 0\nlimit_request_field_size = 0\n"
+    with running(worker, settings=settings) as server:
+        headers = [f"X-{i}: 1" for i in range(30)]
+        assert server.ask(get("/" + "a" * 600, *headers, "X: " + "a" * 1500)).status == 200
 
 
 @both

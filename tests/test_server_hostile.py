@@ -37,6 +37,10 @@ HOSTILE = {
     "coding before a space and colon": (HEAD + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", {400}),
     "coding behind a bare CR": (HEAD + b"Content-Length: 5\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", {400}),
     "coding in HTTP/1.0": (b"POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", {400}),
+    "coding in HTTP/1.0 that asks to be kept": (
+        b"POST /echo HTTP/1.0\r\nHost: a\r\nProxy-Connection: keep-alive\r\n" + CHUNKED[len(HEAD) :] + b"0\r\n\r\n",
+        {400},
+    ),
     "folded header": (HEAD + b"X: a\r\n b\r\n\r\n", {400}),
     "NUL": (HEAD + b"X: a\0b\r\n\r\n", {400}),
     "bare CR": (HEAD + b"X: a\rb\r\n\r\n", {400}),
@@ -57,6 +61,7 @@ HOSTILE = {
     "HTTP/0.9": (b"GET /\r\n\r\n", {400, 505}),
     "HTTP/0.9 by name": (b"GET / HTTP/0.9\r\n\r\n", {400, 505}),
     "HTTP/2.0": (b"GET / HTTP/2.0\r\n\r\n", {400, 505}),
+    "HTTP/2.0 that asks to be kept": (b"GET / HTTP/2.0\r\nHost: a\r\nProxy-Connection: keep-alive\r\n\r\n", {400, 505}),
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400}),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", {400}),
     "garbage": (b"hello\r\n\r\n", {400}),

@@ -46,6 +46,13 @@ def test_trailers_are_dropped(server):
         assert client.answer().json.keys().isdisjoint({"HTTP_X_USER", "HTTP_X_TRAILER"})
 
 
+def test_a_trailer_that_ends_the_connection_spoils_no_further_request(server):
+    """It is no header; who believes it all the same says so, and leaves the next request to another connection."""
+    with server.connect() as client:
+        if not client.send(chunked(b"a", trailers="Connection: close\r\n")).answer().closes:
+            assert client.send(post(b"next")).answer().body == b"next"
+
+
 def test_one_byte_at_a_time(server):
     """Requests arrive in pieces of any size."""
     with server.connect() as client:
@@ -108,9 +115,10 @@ def test_http10(server):
             assert (answer.body, answer.headers["connection"]) == (body, "keep-alive")
 
 
-def test_http10_knows_no_chunks(server):
+@pytest.mark.parametrize("asks", [[], ["Connection: keep-alive"], ["Proxy-Connection: keep-alive"]])
+def test_http10_knows_no_chunks(server, asks):
     """An answer of unknown length ends with the connection."""
-    answer = server.ask(get("/written", version="1.0"))
+    answer = server.ask(get("/written", *asks, version="1.0"))
     assert "transfer-encoding" not in answer.headers
     assert answer.body == b"written and returned"
 

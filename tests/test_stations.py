@@ -12,6 +12,9 @@ from flask import Flask
 
 from tests.application import IN_CHUNKS, JSON, Api, payloads, stored
 from tests.servers import NatsServer
+from tests.ways import api
+
+__all__ = ["api"]  # a fixture
 
 PROTOBUF = "application/x-protobuf"
 

@@ -12,6 +12,9 @@ from werkzeug.wrappers import Response
 
 from tests.application import IN_CHUNKS, JSON, Api, payloads, unreadable
 from tests.servers import NatsServer
+from tests.ways import api
+
+__all__ = ["api"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("nothing_stored")
 

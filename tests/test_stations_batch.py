@@ -12,6 +12,9 @@ from flask import Flask
 
 from tests.application import Api, payloads, running, settings, stored
 from tests.servers import NatsServer
+from tests.ways import api
+
+__all__ = ["api"]  # a fixture
 
 NDJSON = "application/x-ndjson"
 MANY = 1000
@@ -103,6 +106,16 @@ def test_a_batch_has_a_largest_size(
     assert "3 messages" in refused.get_json()["error"]
     assert api.batch(station, three, content_type).status_code == 200
     assert len(stored(broker, station)) == 3
+
+
+@pytest.mark.parametrize(("count", "status"), [(1000, 200), (1001, 413)])
+def test_an_atomic_batch_has_a_largest_size(
+    api: Api, broker: NatsServer, station: str, count: int, status: int
+) -> None:
+    """As many messages as brokers take in one; nothing of a larger one is stored."""
+    answer = api.batch(station, b"[" + b",".join([b"1"] * count) + b"]", Prefer="atomic")
+    assert answer.status_code == status
+    assert len(stored(broker, station)) == (count if status == 200 else 0)
 
 
 def test_ten_thousand_are_allowed_where_nothing_is_set(api: Api, station: str) -> None:

@@ -10,6 +10,9 @@ from flask import Flask
 
 from tests.application import Api, payloads, stored
 from tests.servers import NatsServer
+from tests.ways import api
+
+__all__ = ["api"]  # a fixture
 
 VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 WITH_ACK = {"Prefer": "return=representation"}

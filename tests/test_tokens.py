@@ -318,6 +318,16 @@ def test_the_caller_is_the_user_who_logged_on(app: Flask) -> None:
 # ---- verified once -------------------------------------------------------------------------------------------------
 
 
+def test_a_token_is_verified_once(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further requests find it remembered."""
+    verified: list[str] = []
+    verify = tokens_module.decode_token
+    monkeypatch.setattr(tokens_module, "decode_token", lambda token: verified.append(token) or verify(token))
+    token = _issued().access
+    assert [_get(app, "caller", token).status_code for _ in range(3)] == [200] * 3
+    assert verified == [token]
+
+
 @pytest.mark.slow
 def test_a_remembered_token_still_expires(app: Flask) -> None:
     """A token that was verified before is refused once its time is up."""

@@ -91,8 +91,10 @@ class FakeNats(FakeServer):
 
     `answer(server, published)` returns the bytes to send back; raising `ConnectionError` ends the connection. `greet`
     is called before the `INFO` of each connection with its number. Connections whose number is in `mute` get no sign of
-    life.
+    life. `info` is that line.
     """
+
+    info = INFO
 
     def __init__(self, answer: Answer, greet: Callable[[int], object] = lambda number: None) -> None:
         self.published: list[Published] = []
@@ -103,7 +105,7 @@ class FakeNats(FakeServer):
     def serve(self, client: socket.socket, number: int) -> None:
         """Speaks the part of the protocol that a publishing client uses."""
         self._greet(number)
-        client.sendall(INFO)
+        client.sendall(self.info)
         for line, content in self._commands(client):
             if line == b"PING" and number not in self.mute:
                 client.sendall(b"PONG\r\n")

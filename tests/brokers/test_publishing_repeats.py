@@ -11,7 +11,7 @@ import pytest
 from proxy.config import Config
 from proxy.messages import Ack, station_named
 from proxy.producer import Producer
-from tests.brokers.fakes import Answer, FakeNats, Published, message_id, no_responders, reply, station
+from tests.brokers.fakes import INFO, Answer, FakeNats, Published, message_id, no_responders, reply, station
 from tests.brokers.tools import ROOT, facts, failure, outcomes, settings
 from tests.servers import eventually
 
@@ -308,6 +308,23 @@ def test_acks_of_single_messages_are_none_of_an_atomic_batch(fake: Fakes, produc
     server = fake(lambda server, message: ack(message))
     failed = failure(lambda: producing(server, 1).batch(ROOT, ORDERS, [b"x"] * 3, (), manner="atomic"))
     assert facts(failed) == ("AckTimeout", "unknown", "with-key")
+
+
+def test_a_server_that_knows_no_atomic_batches_is_sent_none(fake: Fakes, producing: Producing) -> None:
+    """It would store the messages one by one."""
+    server = fake(lambda server, message: ack(message))
+    server.info = INFO.replace(b"2.15.1", b"2.11.9")
+    failed = failure(lambda: producing(server).batch(ROOT, ORDERS, [b"x"] * 3, (), manner="atomic"))
+    assert (failed.status, *facts(failed)) == (400, "BadRequest", "no", "never")
+    assert not published(server)
+
+
+def test_a_server_that_knows_no_fast_batches_is_sent_messages_alone(fake: Fakes, producing: Producing) -> None:
+    """Each has an answer of its own, and all are sent before the first one comes."""
+    server = fake(lambda server, message: b"".join(map(ack, published(server))) if message.number == 3 else b"")
+    server.info = INFO.replace(b"2.15.1", b"2.13.0")
+    assert len(producing(server).batch(ROOT, ORDERS, [b"x"] * 3, (), manner="together")) == 3
+    assert not [message for message in published(server) if ".fail." in message.reply]
 
 
 def test_a_known_key_that_cannot_be_compared_now_is_left_open(fake: Fakes, producing: Producing) -> None:
