@@ -240,7 +240,7 @@ class Pool:
             if error is None:
                 reply.set(task.result())
             else:
-                reply.fail(error)
+                reply.fail(error.anew() if isinstance(error, GatewayError) else error)
 
         task.add_done_callback(answer)
 

@@ -63,12 +63,18 @@ class StubBroker:
 class Answer:
     """Where a delivery leaves its results."""
 
+    hears_parts = False
     on_abandon: Any = None
     value: Any = None
+    error: Any = None
 
     def set(self, value: Any) -> None:
         """Answered."""
         self.value = value
+
+    def fail(self, error: BaseException) -> None:
+        """Failed."""
+        self.error = error
 
 
 async def opened(**env: Any) -> tuple[Pool, StubBroker]:
@@ -117,6 +123,26 @@ def test_each_of_many_refused_messages_has_an_error_of_its_own() -> None:
         return [answer.value[0] for answer in waiting]
 
     first, second = run(refused())
+    assert type(first) is type(second) is OpenBroker
+    first.fields["idempotency_key"] = "first"
+    assert not second.fields
+
+
+def test_each_who_asks_for_a_demand_in_vain_has_an_error_of_its_own() -> None:
+    """The key that one answer tells must not be in another: who repeated with it would repeat another message."""
+
+    async def asked() -> list[Any]:
+        pool, broker = await opened()
+        asking = [Answer(), Answer()]
+        for answer in asking:
+            pool.demand(answer, ROOT, ORDERS, 10)
+        await eventually_on_loop(lambda: broker.logons)
+        broker.logons[0].set_exception(OpenBroker())
+        await eventually_on_loop(lambda: all(answer.error for answer in asking))
+        await pool.close()
+        return [answer.error for answer in asking]
+
+    first, second = run(asked())
     assert type(first) is type(second) is OpenBroker
     first.fields["idempotency_key"] = "first"
     assert not second.fields
