@@ -7,7 +7,6 @@ Routes of a team's own use it as ours do::
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from proxy import edge
 from proxy.config import Config
 from proxy.consumer import Consumer
 from proxy.credentials import Credentials
-from proxy.errors import BadBody, BadHeader, BadSetting, GatewayError, Unauthorized, let_go
+from proxy.errors import BadBody, BadHeader, BadSetting, GatewayError, Unauthorized
 from proxy.gathering import Done
 from proxy.limits import Limits
 from proxy.messages import Ack, Station, station_named
@@ -153,18 +152,7 @@ class Stations:
         try:
             return self.producer.single(credentials, named, payload, tuple(headers), key)
         except GatewayError as error:
-            raise _anew(error) from None
-
-
-def _anew(error: GatewayError) -> GatewayError:
-    """The same error, raised by nobody yet.
-
-    Those who raised the first one have both it and the payload, which would stay until the garbage collector comes
-    where a route keeps it from becoming the answer.
-    """
-    own = copy.copy(error)
-    let_go(error)
-    return own
+            raise error.anew() from None  # a route may keep it from becoming the answer, which lets go of the payload
 
 
 def _payload(message: bytes | str) -> bytes:

@@ -5,6 +5,7 @@ An error is a status and the truth about the message; the errors of a batch make
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from http import HTTPStatus
@@ -43,6 +44,16 @@ class GatewayError(Exception):
     def code(self) -> str:
         """The name of the situation, as in `station-not-found`."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def anew(self) -> GatewayError:
+        """The same error for one who adds to it, raised by nobody yet.
+
+        Others may be told this one, and those who raised it have the payload, and it: it forgets where that was.
+        """
+        own = copy.copy(self)
+        own.fields = dict(self.fields)
+        let_go(self)
+        return own
 
     def headers(self) -> Headers:
         """Response headers that belong to this error: when to come back, if that is known."""

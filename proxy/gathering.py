@@ -7,7 +7,6 @@ known.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -172,7 +171,5 @@ def _own(error: BaseException | None) -> Exception:
     if isinstance(error, GaveUp):
         return AckTimeout() if error.started else Overloaded()
     if isinstance(error, GatewayError):
-        own = copy.copy(error)
-        own.fields = dict(error.fields)
-        return own
+        return error.anew()
     return error if isinstance(error, Exception) else RuntimeError(repr(error))

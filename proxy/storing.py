@@ -117,6 +117,7 @@ class Storing:
         except GaveUp:
             return [BrokerAway()] * len(rejected)
         except GatewayError as error:
+            let_go(error)  # else it has this call, which has the messages
             return [error] * len(rejected)
 
     def _publish_or_say(self, way: Way, messages: Sequence[Message]) -> Results:
@@ -124,6 +125,7 @@ class Storing:
         try:
             return self._publish(way, messages) if messages else []
         except GatewayError as error:
+            let_go(error)
             return [error] * len(messages)
 
     def _publish(self, way: Way, messages: Sequence[Message]) -> Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,6 +123,38 @@ def test_nobody_waits_at_a_bridge_that_takes_nothing(bridge: Bridge) -> None:
     gathering = Gathering(bridge, Broker(), 10.0, 1.0)
     bridge.stop(0.1)
     assert isinstance(gevent.spawn(gathering.store, ANN, ORDERS, Message(b"x", (), "n.x"), 1).get(timeout=10), Stopping)
+
+
+class Payload(bytes):
+    """A payload that the garbage collector knows."""
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_a_job_refuses_is_gone_without_the_garbage_collector(bridge: Bridge, batch: bool) -> None:
+    """A payload may have megabytes, and many repeat while the broker is away."""
+
+    def refuse(*_: Any) -> None:
+        raise BrokerAway
+
+    told: list[tuple[Any, Any]] = []
+    gathering = Gathering(bridge, refuse, 10.0, 1.0)
+    message = Message(Payload(b"x"), (), "namespace012.x")
+    gc.collect()
+    gc.disable()
+    try:
+        if batch:
+            receiver = Consignment(1, "k", lambda tag, result: told.append((tag, result)), None)
+            gathering.send(ANN, ORDERS, [message], 1, receiver)
+            del receiver
+        else:
+            gathering.add(ANN, ORDERS, Order(message, 1, lambda tag, result: told.append((tag, result)), None))
+        del message
+        assert wait_for(told, 1)[0][1].status == 503
+        with gevent.Timeout(10):
+            while any(isinstance(one, Payload) for one in gc.get_objects()):
+                gevent.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 def test_many_are_several_jobs(bridge: Bridge) -> None:

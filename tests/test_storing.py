@@ -2,9 +2,67 @@
 
 from __future__ import annotations
 
+import gc
+from typing import Any, cast
+
+import pytest
+
+from proxy.bridge import Bridge
+from proxy.brokers.pool import Pool
+from proxy.credentials import Credentials
+from proxy.errors import BrokerAway, SchemaViolation
 from proxy.keys import elements
-from proxy.messages import Message
-from proxy.storing import payloads_of, size_of
+from proxy.messages import Demand, Message, Schema, Station
+from proxy.storing import Storing, payloads_of, size_of
+from proxy.waiters import ThreadWaiter
+from tests.servers import eventually
+
+
+class Payload(bytes):
+    """A payload that the garbage collector knows."""
+
+
+class Refusing:
+    """A pool whose stations demand JSON Schema and have dead letters, of which it can keep none now."""
+
+    def __init__(self, keeps_letters: bool) -> None:
+        self.keeps_letters = keeps_letters
+
+    def known_demand(self, *_: Any) -> Demand:
+        """Objects."""
+        return Demand(name="s", version=1, schema=Schema(type="json", definition='{"type":"object"}'), dead_letter=True)
+
+    def publish(self, *_: Any) -> None:
+        """The job."""
+        raise BrokerAway
+
+    async def dead_letter(self, *_: Any) -> None:
+        """Gone meanwhile."""
+        raise BrokerAway
+
+
+async def nothing() -> None:
+    """No set-up."""
+
+
+@pytest.mark.parametrize("keeps_letters", [False, True])
+def test_a_dead_letter_that_cannot_be_kept_is_gone_without_the_garbage_collector(keeps_letters: bool) -> None:
+    """A payload may have megabytes, and many repeat while the broker is in trouble."""
+    bridge = Bridge(nothing, nothing, waiter=ThreadWaiter())
+    bridge.start()
+    storing = Storing(bridge, cast(Pool, Refusing(keeps_letters)), 5.0)
+    gc.collect()
+    gc.disable()
+    try:
+        message = Message(Payload(b"[]"), (), "namespace012.x")
+        (refusal,) = storing.store(Credentials("ann", "x"), Station("orders", "orders"), [message], "apart")
+        assert isinstance(refusal, SchemaViolation)
+        assert refusal.fields["dead_letter"].startswith("failed: ")
+        del message
+        eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
+    finally:
+        gc.enable()
+        bridge.stop(0)
 
 
 def test_headers_count_for_the_bytes_under_way() -> None:

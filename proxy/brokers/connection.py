@@ -17,13 +17,13 @@ import re
 import secrets
 import ssl
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 
 from proxy.brokers import Notice
+from proxy.brokers.owners import Owner, Waiting
 from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Unauthorized
 
@@ -40,28 +40,6 @@ _DENIED = re.compile(r'permissions violation for (publish to|publish with reply 
 _REPLY = re.compile(rb"([0-9a-f]{1,16})(?:\.\d+\.fail\.(\d{1,9})\.\d\.\$FI)?")  # token, number in a group
 _STATUS = slice(9, 12)  # of "NATS/1.0 503"
 _NOT_LET_IN = ("authorization violation", "authentication expired", "authentication revoked")
-
-
-class Owner(Protocol):
-    """Whoever sent something and is told what became of it. `index` is what it gave to `send`."""
-
-    def answered(self, index: int, data: bytes, status: str | None) -> None:
-        """A reply came."""
-
-    def denied(self, index: int, maybe_stored: bool) -> None:
-        """The server does not let this user publish that."""
-
-    def lost(self, index: int) -> None:
-        """The connection ended before a reply came."""
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """Sent frames whose reply has not come: whose they are, which of its messages, where they went, how many."""
-
-    owner: Owner
-    item: int
-    subject: str
-    frames: int
 
 
 class Options(NamedTuple):
@@ -235,16 +213,23 @@ class Connection:
         return subject.lower() not in self._refused
 
     def flush(self) -> None:
-        """Hands what was sent to the socket, now."""
+        """Hands what was sent to the socket, now.
+
+        It may be closed, and nobody have been told yet. Who sends is in the middle of something: what waits is lost in
+        the next turn.
+        """
         frames, self._frames = self._frames, []
         if self.alive and frames:
-            self._client._transport.write(b"".join(frames))  # type: ignore[union-attr]
+            try:
+                self._client._transport.write(b"".join(frames))  # type: ignore[union-attr]
+            except RuntimeError:
+                self.check()
 
     async def _check(self) -> None:
         try:
             await self._client.rtt(timeout=int(CHECK_SECONDS))  # `flush` is content when nobody reads any more
             self.proved_at = self._loop.time()
-        except (nats.errors.Error, asyncio.TimeoutError, OSError):
+        except (nats.errors.Error, asyncio.TimeoutError, OSError, RuntimeError):  # the last: it is closed
             self._notice("broker_silent", server=self.server_id)
             await self.close()
         finally:
@@ -395,5 +380,5 @@ def _translate(error: Exception, url: str, options: Options) -> Exception:
 
 async def _close(client: Client) -> None:
     # A server that does not read must not keep us: nats-py has marked the client closed before it waits.
-    with contextlib.suppress(asyncio.TimeoutError, nats.errors.Error, OSError, AttributeError):
+    with contextlib.suppress(asyncio.TimeoutError, nats.errors.Error, OSError, AttributeError, RuntimeError):
         await asyncio.wait_for(client.close(), CLOSE_SECONDS)

@@ -252,7 +252,8 @@ class Gatherer:
     def _send(self) -> None:
         gathered, self._gathered = self._gathered, {}
         for subject, portions in gathered.items():
-            for group in _groups(portions):
+            waited_for = [portion for portion in portions if portion.delivery.session is not None]  # others have ended
+            for group in _groups(waited_for):
                 if len(group) == 1 and len(group[0].indexes) == 1:  # a batch of one costs more than a message alone
                     self.send_alone(subject, group[0])
                 else:

@@ -41,6 +41,7 @@ from proxy.errors import (
     RegistryOff,
     TooLarge,
     Unauthorized,
+    let_go,
 )
 from proxy.messages import Message, Station, Wanted
 
@@ -151,7 +152,8 @@ class MemphisSession(Session):
         partition = partition_of(station, message, known.partitions if known is not None else [1])
         try:
             return await self._payload(stream_of(station, partition), sequence)
-        except Forbidden:
+        except Forbidden as error:
+            let_go(error)  # else the question that failed with it has this call, and the message
             return None
 
     # ---- consuming ---------------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ class Pool:
             if error is None:
                 reply.set(task.result())
             else:
-                reply.fail(error)
+                reply.fail(error.anew() if isinstance(error, GatewayError) else error)
 
         task.add_done_callback(answer)
 
@@ -299,6 +299,8 @@ class Pool:
         try:
             session = await self._broker.connect(link.credentials)
         except BrokerAway as error:
+            if self._loop.time() - self._away_seen > AWAY_MEMORY_SECONDS:
+                self._away_since = None  # what was in between nobody knows
             self._away_seen = self._loop.time()
             self._away_since = self._away_since or self._away_seen
             self._delay(link, error)

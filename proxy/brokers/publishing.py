@@ -309,7 +309,8 @@ class Delivery:
             if self.session is None:
                 raise BrokerAway
             payload = await self.session.stored(self.station, self.messages[index], sequence)
-        except GatewayError:
+        except GatewayError as error:
+            let_go(error)
             self._again.add(index)
             return
         same = payload is None or payload == self.messages[index].payload

@@ -28,7 +28,7 @@ from proxy.brokers.tasks import Tasks
 from proxy.brokers.tokens import tokens
 from proxy.brokers.waiting import Waiting
 from proxy.config import Config
-from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound, TooManyStations
+from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, StationNotFound, TooManyStations, let_go
 from proxy.messages import UNKNOWN, Demand, Message, Station, Unknown, Wanted
 
 MayCreate = Callable[[], bool]
@@ -251,7 +251,8 @@ class Session:
         """
         try:
             return await self._payload(await self._stream(station), sequence)
-        except (Forbidden, StationNotFound):
+        except (Forbidden, StationNotFound) as error:
+            let_go(error)  # else the question that failed with it has this call, and the message
             return None
 
     async def _payload(self, stream: str, sequence: int) -> bytes | None:

@@ -260,3 +260,44 @@ def test_the_inbox_prefix_is_where_replies_go(nats_server: Servers) -> None:
         await connection.close()
 
     run(work())
+
+
+# ---- a connection that has closed and has not said so ------------------------------------------------------------
+
+
+class Told:
+    """Whoever has sent something, and is told what became of it."""
+
+    def __init__(self) -> None:
+        self.lost_at: list[int] = []
+
+    def answered(self, index: int, data: bytes, status: str | None) -> None:
+        """Not here."""
+
+    def denied(self, index: int, maybe_stored: bool) -> None:
+        """Not here."""
+
+    def lost(self, index: int) -> None:
+        """The connection has ended."""
+        self.lost_at.append(index)
+
+
+def test_what_is_sent_when_the_transport_has_closed_is_lost(server: NatsServer) -> None:
+    """The broker has reset it, and nobody reads any more. Who sends is not interrupted, and the connection ends."""
+
+    async def work() -> None:
+        told, ended = Told(), asyncio.Event()
+        async with connected(server.url) as connection:
+            connection.on_end = ended.set
+            client: Any = connection._client
+            client._reading_task.cancel()
+            client._transport._io_writer.transport.abort()
+            await asyncio.wait({client._reading_task})
+            await client._transport.wait_closed()
+            assert connection.alive
+            connection.send(told, 7, 1, "a", b"PUB a 0\r\n\r\n")
+            connection.flush()
+            await asyncio.wait_for(ended.wait(), 5)
+        assert told.lost_at == [7]
+
+    run(work())

@@ -10,14 +10,16 @@ from typing import cast
 
 import pytest
 
+from proxy.brokers import Session
 from proxy.brokers.connection import Connection
 from proxy.brokers.groups import Gatherer, Group, Portion
 from proxy.brokers.publishing import Delivery
 from proxy.brokers.windows import LEAST_MESSAGES
 from proxy.config import Config
-from proxy.messages import station_named
+from proxy.messages import Message, station_named
 from proxy.producer import Producer
 from tests.brokers.fakes import FakeNats, Published, Recorder, reply, station
+from tests.brokers.test_pool_sessions import Answer
 from tests.brokers.tools import ROOT, USERS, Operator, settings
 from tests.servers import NatsServer
 
@@ -50,6 +52,8 @@ class Wire:
 
 class Recipient(Recorder):
     """A delivery as its groups see it."""
+
+    session = object()
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,6 +115,36 @@ def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
     wire.sent[0].answered(FULL, COMMIT, None)
     wire.sent[2].answered(FULL, COMMIT, None)
     assert (recipients[2].told, recipients[3].told[:1]) == ([], [("stored", 0)])
+
+
+class Taker:
+    """A session that gives messages to a gatherer."""
+
+    def __init__(self, gatherer: Gatherer) -> None:
+        self._gatherer = gatherer
+
+    def publish(self, delivery: Delivery, indexes: list[int], grouped: bool) -> list[int]:
+        """To be sent at the end of the turn."""
+        self._gatherer.add("s.final", Portion(delivery, indexes, [(0, b"")] * len(indexes)))
+        return []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_has_ended_before_the_end_of_its_turn_is_not_sent(count: int) -> None:
+    """Its time was up when the broker came back: its messages would be kept until the connection ends."""
+
+    async def send(wire: Wire) -> Answer:
+        answer, now = Answer(), asyncio.get_running_loop().time()
+        delivery = Delivery(answer, ORDERS, [Message(b"x", (), "id")] * count, now, lambda delivery: None, True)
+        delivery.begin(cast(Session, Taker(Gatherer(cast(Connection, wire), 5.0))))
+        delivery.tick(now)
+        await asyncio.sleep(0)
+        return answer
+
+    wire = Wire()
+    answer = asyncio.run(send(wire))
+    assert [error.stored for error in answer.value] == ["unknown"] * count
+    assert not wire.sent
 
 
 def test_what_was_repeated_while_it_waited_is_not_sent_after_its_repeat() -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from proxy.brokers import memphis_consumers
-from proxy.messages import station_named
+from proxy.brokers.api import Api
+from proxy.brokers.connection import Connection
+from proxy.brokers.memphis import MemphisSession
+from proxy.brokers.memphis_stations import Stations
+from proxy.brokers.owners import Owner
+from proxy.messages import Message, station_named
 from tests.brokers.memphis_standin import Standin
 from tests.brokers.test_memphis_consuming import Producers, Reader, wanted
-from tests.brokers.tools import ROOT, Operator
+from tests.brokers.tools import ROOT, Operator, eventually_on_loop, run
 from tests.servers import eventually
 
 
@@ -65,3 +72,40 @@ def test_acks_that_one_partition_does_not_take_are_told(
     Operator(standin.server, "standin", "standin").api(f"STREAM.DELETE.{gone}")
     turn.end(True, True)
     assert told == [3]
+
+
+class Payload(bytes):
+    """A payload that the garbage collector knows."""
+
+
+class Denying:
+    """A connection on which nothing may be asked."""
+
+    def reply_subject(self, token: int) -> str:
+        """Nobody will answer there."""
+        return "r"
+
+    def send(self, owner: Owner, index: int, *_: Any) -> None:
+        """Denied at once."""
+        owner.denied(index, False)
+
+    def forget(self, token: int) -> None:
+        """Nothing is waited for."""
+
+
+def test_what_may_not_be_compared_is_gone_without_the_garbage_collector() -> None:
+    """A payload may have megabytes, and whoever may not read may repeat a thousand times."""
+
+    async def compared() -> None:
+        session = object.__new__(MemphisSession)
+        session._stations = cast(Stations, SimpleNamespace(found=lambda station: None))
+        session._api = Api(cast(Connection, Denying()))
+        assert await session.stored(station_named("many"), Message(Payload(b"x"), (), "id"), 1) is None
+        await eventually_on_loop(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(compared())
+    finally:
+        gc.enable()

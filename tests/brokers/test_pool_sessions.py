@@ -9,7 +9,7 @@ from typing import Any, cast
 from proxy.brokers import Broker
 from proxy.brokers.connection import Connection
 from proxy.brokers.pool import Pool
-from proxy.errors import BrokerAway, OpenBroker
+from proxy.errors import BrokerAway, OpenBroker, Stopping
 from proxy.messages import Message, station_named
 from tests.brokers.tools import ROOT, eventually_on_loop, options, run, settings
 
@@ -63,12 +63,18 @@ class StubBroker:
 class Answer:
     """Where a delivery leaves its results."""
 
+    hears_parts = False
     on_abandon: Any = None
     value: Any = None
+    error: Any = None
 
     def set(self, value: Any) -> None:
         """Answered."""
         self.value = value
+
+    def fail(self, error: BaseException) -> None:
+        """Failed."""
+        self.error = error
 
 
 async def opened(**env: Any) -> tuple[Pool, StubBroker]:
@@ -122,6 +128,26 @@ def test_each_of_many_refused_messages_has_an_error_of_its_own() -> None:
     assert not second.fields
 
 
+def test_each_who_asks_for_a_demand_in_vain_has_an_error_of_its_own() -> None:
+    """The key that one answer tells must not be in another: who repeated with it would repeat another message."""
+
+    async def asked() -> list[Any]:
+        pool, broker = await opened()
+        asking = [Answer(), Answer()]
+        for answer in asking:
+            pool.demand(answer, ROOT, ORDERS, 10)
+        await eventually_on_loop(lambda: broker.logons)
+        broker.logons[0].set_exception(OpenBroker())
+        await eventually_on_loop(lambda: all(answer.error for answer in asking))
+        await pool.close()
+        return [answer.error for answer in asking]
+
+    first, second = run(asked())
+    assert type(first) is type(second) is OpenBroker
+    first.fields["idempotency_key"] = "first"
+    assert not second.fields
+
+
 def test_what_may_be_stored_is_not_repeated_when_its_id_is_about_to_be_forgotten() -> None:
     """A repeat that leaves within the station's window might arrive after it, and be stored again."""
 
@@ -140,6 +166,42 @@ def test_what_may_be_stored_is_not_repeated_when_its_id_is_about_to_be_forgotten
 
     assert run(may_repeat(5))
     assert not run(may_repeat(0.9))
+
+
+class Clock:
+    """A loop whose clock can be put forward."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.later = 0.0
+
+    def time(self) -> float:
+        """What the clock shows."""
+        return self._loop.time() + self.later
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+def test_a_broker_that_was_away_long_ago_is_waited_for_when_it_is_away_again() -> None:
+    """What nobody asked for in between does not count: it has been away for a moment."""
+
+    async def waited() -> bool:
+        pool, broker = await opened()
+        clock = Clock(asyncio.get_running_loop())
+        pool._loop = cast(asyncio.AbstractEventLoop, clock)
+        first = await produced(pool)
+        broker.logons[0].set_exception(BrokerAway())
+        await eventually_on_loop(lambda: pool._away_seen)
+        seen, clock.later = pool._away_seen, 3600.0
+        await eventually_on_loop(lambda: first.value and len(broker.logons) == 2)
+        broker.logons[1].set_exception(BrokerAway())
+        await eventually_on_loop(lambda: pool._away_seen > seen)
+        second = await produced(pool)  # raises, if the broker is taken to have been away all the time
+        await pool.close()
+        return isinstance(second.value[0], Stopping)
+
+    assert run(waited())
 
 
 class Gone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,12 @@ from tests.brokers.tools import ROOT, facts, failure, outcomes, settings
 from tests.servers import eventually
 
 ORDERS = station_named("orders")
+
+
+class Payload(bytes):
+    """A payload that the garbage collector knows."""
+
+
 FIRST = 2  # connection 1 is that of the start, which sees whether there is a broker
 
 Fakes = Callable[[Answer], FakeNats]
@@ -354,7 +361,7 @@ def test_a_known_key_is_compared_when_the_stream_has_its_leader(fake: Fakes, pro
 
 
 def test_a_known_key_is_compared_when_the_connection_has_come_back(fake: Fakes, producing: Producing) -> None:
-    """A connection that ends meanwhile is a fault like others: nobody notices."""
+    """A connection that ends meanwhile is a fault like others: nobody notices, and no payload stays behind."""
     asked = []
 
     def answer(server: FakeNats, message: Published) -> bytes:
@@ -365,5 +372,11 @@ def test_a_known_key_is_compared_when_the_connection_has_come_back(fake: Fakes, 
             raise ConnectionError
         return reply(message, b'{"message":{"data":"eA=="}}')
 
-    assert producing(fake(answer)).single(ROOT, ORDERS, b"x", (), "key") == Ack(1, None)
-    assert asked == [FIRST, FIRST + 1]
+    gc.collect()
+    gc.disable()
+    try:
+        assert producing(fake(answer)).single(ROOT, ORDERS, Payload(b"x"), (), "key") == Ack(1, None)
+        assert asked == [FIRST, FIRST + 1]
+        eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
+    finally:
+        gc.enable()
