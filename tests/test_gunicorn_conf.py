@@ -100,6 +100,12 @@ def test_the_broker_port_gives_way_to_another_program(standin: Callable[..., Gat
         assert not _broker_url(standin({"EMBEDDED_PORT": str(port)}).start()).endswith(f":{port}")
 
 
+def test_the_lines_to_try_it_name_no_user_that_is_not_there(standin: Callable[..., Gateway]) -> None:
+    """`root` is the user only where ROOT_USER says nothing else."""
+    output = standin({"ROOT_USER": "somebody"}).start().output()
+    assert '{"username": "<user>", "connection_token": "<connection token>"}' in output
+
+
 def test_own_credentials_are_never_shown(standin: Callable[..., Gateway]) -> None:
     """Neither in the output nor on a command line; the curl lines have a gap to fill in."""
     gateway = standin({"CONNECTION_TOKEN": _OWN, "ROOT_USER": "somebody", "LOG_LEVEL": "debug"}).start()
@@ -195,6 +201,14 @@ def test_a_bad_setting_stops_the_start(standin: Callable[..., Gateway], env: dic
     assert "\n" not in output
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_the_default_credentials_stay_on_this_machine(standin: Callable[..., Gateway], address: str) -> None:
+    """Also where the address comes from gunicorn's command line, or from its GUNICORN_CMD_ARGS."""
+    output = _refused(standin(args=("--bind", address)))
+    assert output == "stations: CONNECTION_TOKEN must be set to one of your own when the address is not 127.0.0.1"
+    standin({"CONNECTION_TOKEN": _OWN}, args=("--bind", address)).start()
+
+
 def test_a_worker_that_refuses_to_start_stops_the_gateway(standin: Callable[..., Gateway]) -> None:
     """With its reason, without a traceback, and the broker goes too."""
     gateway = standin({"REFUSE": "1"})
@@ -236,6 +250,21 @@ def test_a_reload_ends_the_tokens_of_a_secret_that_has_changed(gateway: Callable
         eventually(lambda: len(running.worker_pids()) == 1 and not running.worker_pids() & before, 10)
         with with_tokens_of(sender, running.host) as moved:
             assert moved.single("orders", b"2").status == 401
+
+
+def test_a_reload_with_a_bad_setting_replaces_nothing(standin: Callable[..., Gateway], tmp_path: Path) -> None:
+    """It is said, and the workers go on until a reload finds the setting good again."""
+    secret = tmp_path / "secret"
+    secret.write_text("a" * 32)
+    running = standin({"JWT_SECRET_FILE": str(secret)}).start()
+    before = running.worker_pids()
+    secret.unlink()
+    running.send(signal.SIGHUP)
+    eventually(lambda: "stations: the workers stay as they are: JWT_SECRET_FILE must be" in running.output(), 10)
+    assert _ask(running)["pid"] in before
+    secret.write_text("b" * 32)
+    running.send(signal.SIGHUP)
+    eventually(lambda: len(running.worker_pids()) == 1 and not running.worker_pids() & before, 10)
 
 
 def test_a_second_master_is_refused_beside_the_embedded_broker(running: Gateway) -> None:
