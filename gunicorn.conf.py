@@ -155,7 +155,12 @@ def _watch(worker):
 def _reload(reload):
     """At SIGHUP: replaces the workers. With a setting that has gone bad all would end, and none could start."""
     try:
-        read_settings(os.environ)
+        config = read_settings(os.environ)
+        if config.embedded and (config.root_user, config.connection_token) != (
+            _config.root_user,
+            _config.connection_token,
+        ):
+            raise BadSetting("CONNECTION_TOKEN", "that of the start, as long as the gateway's own broker runs")
     except BadSetting as error:
         _say(f"stations: the workers stay as they are: {error}", sys.stderr)
     else:

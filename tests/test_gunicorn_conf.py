@@ -252,21 +252,6 @@ def test_a_reload_ends_the_tokens_of_a_secret_that_has_changed(gateway: Callable
             assert moved.single("orders", b"2").status == 401
 
 
-def test_a_reload_with_a_bad_setting_replaces_nothing(standin: Callable[..., Gateway], tmp_path: Path) -> None:
-    """It is said, and the workers go on until a reload finds the setting good again."""
-    secret = tmp_path / "secret"
-    secret.write_text("a" * 32)
-    running = standin({"JWT_SECRET_FILE": str(secret)}).start()
-    before = running.worker_pids()
-    secret.unlink()
-    running.send(signal.SIGHUP)
-    eventually(lambda: "stations: the workers stay as they are: JWT_SECRET_FILE must be" in running.output(), 10)
-    assert _ask(running)["pid"] in before
-    secret.write_text("b" * 32)
-    running.send(signal.SIGHUP)
-    eventually(lambda: len(running.worker_pids()) == 1 and not running.worker_pids() & before, 10)
-
-
 def test_a_second_master_is_refused_beside_the_embedded_broker(running: Gateway) -> None:
     """SIGUSR2: the data has one owner; the first master and its broker go on."""
     broker = _broker_pid(running)
