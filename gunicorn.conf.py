@@ -1,8 +1,8 @@
 """How gunicorn runs the gateway: its settings, the embedded broker around the workers, the bridge inside each worker.
 
 SIGHUP replaces the workers (they read settings and secret files anew) and leaves the broker alone; where a setting has
-gone bad, it says so and leaves the workers alone too. SIGUSR2, which
-starts a second master beside the first, works with `BROKER_URL` only: the embedded broker's data has one owner.
+gone bad, it says so and leaves the workers alone too. SIGUSR2, which starts a second master beside the first, works
+with `BROKER_URL` only: the embedded broker's data has one owner.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from proxy.parsers import bracketed
 _START_SECONDS = 10.0
 _STOP_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
+_AGAIN_SECONDS = 1.0  # before a worker that cannot start is tried again
 _LAST_SWITCH_SECONDS = 0.0005  # a thread that runs in circles must not keep the others from their last answers
 _MOST_FILES = 1 << 20
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
@@ -102,18 +103,22 @@ def post_fork(server, worker):
     worker.max_body_bytes = _config.max_body_bytes  # of proxy.server.Worker; the others leave it to the application
     for number in (signal.SIGTERM, signal.SIGQUIT):  # until then they would land in a copy of the master's queue
         signal.signal(number, lambda *_: os._exit(0))
+    if _replaces_another(worker):
+        try:
+            read_settings(os.environ)
+        except BadSetting as error:
+            _give_up(worker, error)
 
 
 def post_worker_init(worker):
-    """In a worker that has loaded the application: starts its connection to the broker; a failure stops the gateway."""
+    """In a worker that has loaded the application: starts its connection to the broker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the master, which tells the workers, once
     edge = worker.wsgi.extensions["stations"].edge
     worker.error_answer, worker.again_for = edge.refuse, edge.again_for
     try:
         worker.wsgi.extensions["stations"].start(_START_SECONDS)
     except (BadSetting, GatewayError) as error:
-        _say(f"stations: {error}", sys.stderr)
-        sys.exit(3)  # gunicorn's code for a worker that cannot boot
+        _give_up(worker, error)
     _watch(worker)
     # What is loaded stays: the collector need not look at it again, nor so often at what requests leave behind.
     gc.collect()
@@ -131,6 +136,21 @@ def on_exit(server):
     """In the master, after the last worker."""
     if server.broker:
         server.broker.stop()
+
+
+def _give_up(worker, error):
+    """Ends a worker that cannot start. If it is one of the first, that stops the gateway; one that takes the place of
+    another is tried again, since those beside it work.
+    """
+    _say(f"stations: {error}", sys.stderr)
+    if not _replaces_another(worker):
+        sys.exit(3)  # gunicorn's code for a worker that cannot boot
+    time.sleep(_AGAIN_SECONDS)
+    sys.exit(1)
+
+
+def _replaces_another(worker):
+    return worker.age > worker.cfg.workers
 
 
 def _watch(worker):

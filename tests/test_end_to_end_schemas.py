@@ -244,6 +244,23 @@ def test_a_file_that_does_not_compile_stops_the_gateway(gateway: Gateways, broke
     assert "Traceback" not in running.output()
 
 
+@pytest.mark.slow
+def test_a_worker_that_cannot_be_replaced_leaves_the_others_alone(
+    gateway: Gateways, broker: NatsServer, schemas: Path
+) -> None:
+    """It is tried again, until the file is mended; gunicorn would end the gateway."""
+    root = {"ROOT_USER": "root", "CONNECTION_TOKEN": "memphis"}
+    env = {"BROKER_URL": broker.url, "WEB_CONCURRENCY": "2", "SCHEMA_DIR": str(schemas), **root, **SECRET}
+    running = gateway(env).start()
+    eventually(lambda: running.get("/monitoring/ready")[0] == 200, 20)
+    (schemas / "items.proto").write_text("no proto")
+    running.kill_worker()
+    eventually(lambda: running.output().count("items.proto: line 1") >= 2, 20)
+    assert running.get("/monitoring/status")[0] == 200
+    (schemas / "items.proto").write_text(PROTO)
+    eventually(lambda: len(running.worker_pids()) == 2 and running.get("/monitoring/ready")[0] == 200, 20)
+
+
 def test_a_gateway_without_its_broker_is_ready_once_the_schemas_are_there(
     gateway: Gateways, broker: NatsServer, schemas: Path
 ) -> None:
