@@ -24,7 +24,6 @@ from proxy.errors import (
     OpenBroker,
     SchemaViolation,
     Stopping,
-    let_go,
 )
 from proxy.gathering import Consignment, Done, Gathering, Order
 from proxy.keys import KeyMaker, atomic_elements, elements, single_id, with_key
@@ -91,8 +90,8 @@ class Producer:
             self.stop(0)
             self._stopped = False
             raise
-        except GatewayError as error:
-            let_go(error)  # it is remembered, and a first request may have called; readiness tells
+        except GatewayError:
+            pass  # readiness tells
 
     def stop(self, drain: float = 5.0) -> None:
         """Refuses new work, waits up to `drain` seconds for what is under way, closes all connections."""
@@ -162,7 +161,7 @@ class Producer:
                 error = self._check()
                 self._checked = (time.monotonic(), error)
         if error is not None:
-            raise error
+            raise error.anew()  # a first request may have called, which adds to it and has a payload
 
     def _check(self) -> GatewayError | None:
         bridge = self._running()
