@@ -16,7 +16,7 @@ from proxy.brokers import frames
 from proxy.brokers.answers import ApiError
 from proxy.brokers.api import Api, hears
 from proxy.brokers.atomic import AtomicDelivery, cannot
-from proxy.brokers.consumers import MAX_KNOWN_GROUPS, Group, find_group, internal
+from proxy.brokers.consumers import Group, KnownGroups, find_group, internal
 from proxy.brokers.demands import Demands
 from proxy.brokers.groups import BATCHES_SINCE, OWN_GROUP, Gatherer, Portion
 from proxy.brokers.kv import Bucket
@@ -36,7 +36,6 @@ MayCreate = Callable[[], bool]
 ATOMIC_SINCE = (2, 12)
 LIMIT_MEMORY_SECONDS = 2.0
 WINDOW_MEMORY_SECONDS = 60.0  # an operator may shorten it meanwhile
-GROUP_MEMORY_SECONDS = 60.0  # likewise the time to ack
 MAX_KNOWN_STATIONS = 10_000
 NAME_IN_USE = 10058
 NO_MESSAGE = 10037
@@ -107,7 +106,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._limit_asked_at = self._loop.time()
         self._windows: dict[str, tuple[float | None, float]] = {}
-        self._groups: dict[tuple[str, str], tuple[Group, float]] = {}
+        self._groups = KnownGroups(self._find_group)
         self._ensuring: dict[str, asyncio.Task[bool]] = {}
         self._tasks = Tasks()
         self._api = Api(connection)
@@ -278,35 +277,15 @@ class Session:
 
         Raises `Forbidden`, `StationNotFound`, `TooManyStations`, `Conflict`, `BrokerAway`, `BrokerRefused`.
         """
-        key = station.name, wanted.group
-        if key not in self._groups:
-            return await self._find_group(station, wanted)
-        group, asked_at = self._groups[key]
-        if self._loop.time() - asked_at >= GROUP_MEMORY_SECONDS:
-            self._groups[key] = group, self._loop.time()
-            self._tasks.do(self._find_again(station, wanted))
-        return group
-
-    async def _find_group(self, station: Station, wanted: Wanted) -> Group:
-        source = Source(await self._stream_to_read(station), internal(wanted.group))
-        group = await find_group(self._api, self._config, station, self.subject(station), source)
-        if len(self._groups) >= MAX_KNOWN_GROUPS:
-            self._groups.clear()
-        self._groups[station.name, wanted.group] = group, self._loop.time()
-        return group
-
-    async def _find_again(self, station: Station, wanted: Wanted) -> None:
-        """Looks at the group beside what is read meanwhile; who reads next is told what is wrong with it by now."""
-        try:
-            await self._find_group(station, wanted)
-        except (BrokerAway, BrokerRefused):
-            pass  # that cannot be told now
-        except GatewayError:
-            self.forget_group(station, wanted)
+        return await self._groups.get(station, wanted.group)
 
     def forget_group(self, station: Station, wanted: Wanted) -> None:
         """Looks for the group again, as its consumer does not answer."""
-        self._groups.pop((station.name, wanted.group), None)
+        self._groups.forget(station, wanted.group)
+
+    async def _find_group(self, station: Station, name: str) -> Group:
+        source = Source(await self._stream_to_read(station), internal(name))
+        return await find_group(self._api, self._config, station, self.subject(station), source)
 
     async def _stream_to_read(self, station: Station) -> str:
         try:
@@ -320,6 +299,7 @@ class Session:
     async def close(self) -> None:
         """Closes the connection."""
         self._tasks.cancel()
+        self._groups.close()
         await self.connection.close()
 
     def _doubt_limit(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.brokers import session
+from proxy.brokers import consumers
 from proxy.brokers.consumers import ConsumerConfig, _delivers
 from proxy.config import Config
 from proxy.errors import Conflict
@@ -47,7 +47,7 @@ def test_a_time_to_ack_that_an_operator_shortens_is_noticed(
     nats_server: Callable[..., NatsServer], producer: Callable[[Config], Producer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a message that is held for longer comes again and again in one answer."""
-    monkeypatch.setattr(session, "GROUP_MEMORY_SECONDS", 0.0)
+    monkeypatch.setattr(consumers, "GROUP_MEMORY_SECONDS", 0.0)
     server = nats_server(users=USERS)
     Operator(server).add("orders")
     config = settings(server.url)
@@ -61,7 +61,7 @@ def test_a_group_that_reads_another_station_by_now_is_noticed(
     nats_server: Callable[..., NatsServer], producer: Callable[[Config], Producer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where stations share a stream, an operator can give a consumer to another one."""
-    monkeypatch.setattr(session, "GROUP_MEMORY_SECONDS", 0.0)
+    monkeypatch.setattr(consumers, "GROUP_MEMORY_SECONDS", 0.0)
     server = nats_server(users=USERS)
     Operator(server).api("STREAM.CREATE.all", name="all", subjects=["stations.*"])
     config = settings(server.url, SUBJECT_TEMPLATE="stations.{station}")
