@@ -42,4 +42,4 @@ class AckIds:
 
 
 def _bound_to(credentials: Credentials, station: Station) -> str:
-    return json.dumps(["ack", credentials.account, credentials.user, station.name])
+    return json.dumps(["ack", *credentials.owner, station.name])

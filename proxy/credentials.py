@@ -27,6 +27,11 @@ class Credentials:
         digest = hmac.digest(_PROCESS_KEY, secret.encode(errors="surrogatepass"), hashlib.sha256)
         self.identity = (account, user, digest) if tenants else ("", bare(user), digest)
 
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Account and user that the broker takes the caller for: whose what the caller has is, whatever the secret."""
+        return self.identity[0], self.identity[1]
+
     def __repr__(self) -> str:
         return f"Credentials(user={self.user!r}, account={self.account!r})"
 

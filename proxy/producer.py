@@ -24,7 +24,6 @@ from proxy.errors import (
     OpenBroker,
     SchemaViolation,
     Stopping,
-    let_go,
 )
 from proxy.gathering import Consignment, Done, Gathering, Order
 from proxy.keys import KeyMaker, atomic_elements, elements, single_id, with_key
@@ -91,8 +90,8 @@ class Producer:
             self.stop(0)
             self._stopped = False
             raise
-        except GatewayError as error:
-            let_go(error)  # it is remembered, and a first request may have called; readiness tells
+        except GatewayError:
+            pass  # readiness tells
 
     def stop(self, drain: float = 5.0) -> None:
         """Refuses new work, waits up to `drain` seconds for what is under way, closes all connections."""
@@ -162,7 +161,7 @@ class Producer:
                 error = self._check()
                 self._checked = (time.monotonic(), error)
         if error is not None:
-            raise error
+            raise error.anew()  # a first request may have called, which adds to it and has a payload
 
     def _check(self) -> GatewayError | None:
         bridge = self._running()
@@ -212,7 +211,7 @@ class Producer:
         """
         own = key or self._keys.own(station.name)
         storing = self._producing(key, own)
-        namespace = self._keys.namespace(credentials.account, credentials.user, station.name)
+        namespace = self._keys.namespace(*credentials.owner, station.name)
         message = Message(payload, headers, single_id(namespace, own), named=bool(key), compare=bool(key))
         result: Ack | Exception
         if manner == "together" and not key and self._may_gather(credentials, station):
@@ -254,7 +253,7 @@ class Producer:
                 if demand.dead_letter:
                     raise Stopping from None
                 raise
-        namespace = self._keys.namespace(credentials.account, credentials.user, station.name)
+        namespace = self._keys.namespace(*credentials.owner, station.name)
         message = Message(payload, headers, single_id(namespace, self._keys.own(station.name)))
         self._gathering.add(credentials, station, Order(message, size_of([message]), done, tag))
 
@@ -277,7 +276,7 @@ class Producer:
         if demand is not None and (len(payloads) > MOST_CHECKED or not checking.pass_at_once(demand, payloads)):
             raise Stopping
         own = self._keys.own_batch(station.name)
-        namespace = self._keys.namespace(credentials.account, credentials.user, station.name)
+        namespace = self._keys.namespace(*credentials.owner, station.name)
         messages = elements(namespace, own, payloads, headers, named=False)
         receiver = Consignment(len(payloads), own, done, tag)
         self._gathering.send(credentials, station, messages, size_of(messages), receiver)
@@ -309,7 +308,7 @@ class Producer:
             raise BadBody("the batch has no messages")
         own = key or self._keys.own_batch(station.name)
         storing = self._producing(key, own)
-        namespace = self._keys.namespace(credentials.account, credentials.user, station.name)
+        namespace = self._keys.namespace(*credentials.owner, station.name)
         make = atomic_elements if manner == "atomic" else elements
         messages = make(namespace, own, payloads, headers, named=bool(key))
         try:

@@ -55,6 +55,15 @@ def test_it_is_bound_to_user_account_and_station(user: Credentials, station: obj
         IDS.read(user, station, made(), 0)  # type: ignore[arg-type]
 
 
+def test_it_is_the_users_whatever_account_is_named() -> None:
+    """Where the broker knows no accounts."""
+    maker, reader = (
+        Credentials(user, "memphis", account, tenants=False) for user, account in (("root$7", "7"), ("root", ""))
+    )
+    ids = AckIds(SECRET)
+    assert ids.read(reader, STATION, ids.make(maker, STATION, SUBJECT, 100.0), 99.9) == SUBJECT
+
+
 def test_its_time_ends() -> None:
     """When the broker gives the message to others."""
     with pytest.raises(BadBody, match="time is over"):

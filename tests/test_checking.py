@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ import pytest
 
 from proxy import checking, validators
 from proxy.errors import BadRegistry, BatchFailed, Overloaded, SchemaViolation, encode, to_response
-from proxy.messages import Manner
+from proxy.messages import Demand, Manner, Schema
 from tests.languages import Words, words
 
 FOREVER = float("inf")
@@ -156,3 +158,22 @@ runner = spawn(other)
 list(checking.failures(words("slow"), [b"x"] * 200, float("inf")))
 print(turns)
 """
+
+
+class Payload(bytes):
+    """A payload that the garbage collector knows."""
+
+
+@pytest.mark.parametrize(("type_", "definition"), [("json", "{"), ("avro", "{"), ("graphql", "type {")])
+def test_a_schema_that_cannot_be_used_keeps_no_payload(type_: str, definition: str) -> None:
+    """Why it cannot is remembered; the payload of whoever found out may have megabytes."""
+    validators.forget()
+    demand = Demand(name="bad", version=1, schema=Schema(type=type_, definition=definition))
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(BadRegistry):
+            checking.check(demand, Payload(b"x"))
+        assert not any(isinstance(one, Payload) for one in gc.get_objects())
+    finally:
+        gc.enable()

@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 
 from proxy import brokers
 from proxy.config import Config
-from proxy.errors import BrokerAway, Stopping
+from proxy.credentials import Credentials
+from proxy.errors import BrokerAway, OpenBroker, Stopping
 from proxy.messages import station_named
 from proxy.producer import Producer
 from tests.brokers.fakes import FakeServer
@@ -207,6 +208,27 @@ def test_an_error_tells_no_key_to_who_has_one(server: NatsServer, producer: Prod
     ]
     assert [error.status for error in errors] == [503, 503, 404, 404]
     assert not any("idempotency_key" in error.fields for error in errors)
+
+
+def test_a_key_is_the_users_whatever_account_is_named(server: NatsServer, producer: Producers) -> None:
+    """NATS knows none, so a repeat by one who logged on with another is one."""
+    started = producer(settings(server.url))
+    named = [("root", ""), ("root$7", "7"), ("root", "7")]
+    callers = [Credentials(user, "memphis", account, tenants=False) for user, account in named]
+    acks = [started.single(caller, ORDERS, b"x", (), key="k") for caller in callers]
+    assert [(ack.sequence, ack.duplicate) for ack in acks] == [(1, False), (1, True), (1, True)]
+
+
+def test_who_asks_a_moment_later_is_told_no_key_of_others(nats_server: Callable[..., NatsServer]) -> None:
+    """What the first one was told is remembered for a second: without the key to repeat the first message with."""
+    asked = Producer(settings(nats_server().url))
+    errors = [
+        failure(lambda: asked.single(ROOT, ORDERS, b"x", ())),
+        failure(lambda: asked.single(ROOT, ORDERS, b"y", (), key="k")),
+        failure(asked.check),
+    ]
+    assert {type(error) for error in errors} == {OpenBroker}
+    assert [list(error.fields) for error in errors] == [["idempotency_key"], [], []]
 
 
 # ---- a loop that stands still ------------------------------------------------------------------------------------

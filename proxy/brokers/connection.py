@@ -80,6 +80,7 @@ class Connection:
         self._owed: dict[str, int] = {}
         self._doubted: set[str] = set()
         self._refused: set[str] = set()
+        self._granted: set[str] = set()
         self.reply_head: bytes | None = None
         self._checking: asyncio.Task[None] | None = None
 
@@ -136,6 +137,10 @@ class Connection:
         if self.alive and self._checking is None:
             self._checking = self._loop.create_task(self._check())
 
+    def end(self) -> None:
+        """Has the connection closed, in a task of its own: what ends with it may be what calls this."""
+        self._ending = self._loop.create_task(self.close())
+
     async def close(self) -> None:
         """Closes the connection, within a second."""
         self._end()
@@ -180,7 +185,10 @@ class Connection:
         """Whether the server has taken a subscription."""
         for _ in range(2):  # nats-py's first PING may overtake the SUB, its second cannot
             await self._client.flush(timeout=int(CHECK_SECONDS))
-        return subject.lower() not in self._refused
+        if subject.lower() in self._refused:
+            return False
+        self._granted.add(subject.lower())
+        return True
 
     def flush(self) -> None:
         """Hands what was sent to the socket, now.
@@ -245,6 +253,8 @@ class Connection:
         kind, subject = match.groups()
         if kind == "subscription to":
             self._refused.add(subject)
+            if subject in self._granted:  # taken away since; it would not come back with the right
+                self.end()
         elif kind == "publish to":
             self._on_denied(subject)
         elif subject.startswith(self._inbox.lower()):

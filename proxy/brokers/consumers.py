@@ -5,6 +5,8 @@ Source: NATS ADR-1 (JetStream API and its errors), nats-server's `CONSUMER.INFO`
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,13 +14,15 @@ import msgspec
 from proxy.brokers.answers import ApiError
 from proxy.brokers.api import Api
 from proxy.brokers.pulling import Source
+from proxy.brokers.tasks import Tasks
 from proxy.config import Config
-from proxy.errors import BrokerRefused, Conflict, StationNotFound
+from proxy.errors import BrokerAway, BrokerRefused, Conflict, GatewayError, StationNotFound
 from proxy.messages import Station
 
 # The group of those who name none, as Memphis' gateway has it: they share the messages.
 DEFAULT_GROUP = "rest-gateway"
 MAX_KNOWN_GROUPS = 10_000
+GROUP_MEMORY_SECONDS = 60.0  # an operator may change its time to ack meanwhile
 MAX_WAITING = 4096  # pulls at a consumer; nats-server's own default is 512
 
 _NOT_FOUND = 10014
@@ -31,6 +35,50 @@ class Group(NamedTuple):
 
     sources: tuple[Source, ...]
     ack_seconds: float
+
+
+class KnownGroups:
+    """The groups of one session by station and name; `find` looks for one. Those in use are looked at again in time."""
+
+    def __init__(self, find: Callable[[Station, str], Awaitable[Group]]) -> None:
+        self._find = find
+        self._known: dict[tuple[str, str], tuple[Group, float]] = {}
+        self._loop, self._tasks = asyncio.get_running_loop(), Tasks()
+
+    async def get(self, station: Station, name: str) -> Group:
+        """What is known of a group, or else what is found. Raises what keeps it from being found."""
+        key, now = (station.name, name), self._loop.time()
+        if key not in self._known:
+            return await self._learn(station, name)
+        group, asked_at = self._known[key]
+        if now - asked_at >= GROUP_MEMORY_SECONDS:
+            self._known[key] = group, now
+            self._tasks.do(self._learn_again(station, name))
+        return group
+
+    def forget(self, station: Station, name: str) -> None:
+        """It is looked for again at the next call."""
+        self._known.pop((station.name, name), None)
+
+    def close(self) -> None:
+        """Looks at none any more."""
+        self._tasks.cancel()
+
+    async def _learn(self, station: Station, name: str) -> Group:
+        group = await self._find(station, name)
+        if len(self._known) >= MAX_KNOWN_GROUPS:
+            self._known.clear()
+        self._known[station.name, name] = group, self._loop.time()
+        return group
+
+    async def _learn_again(self, station: Station, name: str) -> None:
+        """Beside what is read meanwhile; who reads next is told what is wrong with the group by now."""
+        try:
+            await self._learn(station, name)
+        except (BrokerAway, BrokerRefused):
+            pass  # that cannot be told now
+        except GatewayError:
+            self.forget(station, name)
 
 
 class ConsumerConfig(msgspec.Struct):

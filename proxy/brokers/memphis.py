@@ -110,9 +110,11 @@ class MemphisSession(Session):
                 await self._stations.register(delivery.station)
             except (BrokerAway, BrokerRefused) as error:
                 delivery.delayed(error)
+                let_go(error)  # else it has this call, which has the messages, which have it
                 await asyncio.sleep(RETRY_SECONDS)
             except GatewayError as error:
                 delivery.refuse(error)
+                let_go(error)  # it is remembered
                 return
             except Exception as error:  # whoever waits must not wait to the end for a fault of ours
                 self._broker.notice("unexpected", error=repr(error))

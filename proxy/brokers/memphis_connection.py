@@ -49,10 +49,6 @@ class MemphisConnection(ListeningConnection):
         self._listened += 1
         return super().listen(subject, heard)
 
-    def end(self) -> None:
-        """Has the connection closed, in a task of its own: what ends with it may be what calls this."""
-        self._ending = self._loop.create_task(self.close())
-
     async def settled(self) -> None:
         """Waits until the broker has read all that was sent. Raises `BrokerAway` when it does not within 3 s."""
         self.flush()

@@ -16,7 +16,7 @@ from proxy.brokers import frames
 from proxy.brokers.answers import ApiError
 from proxy.brokers.api import Api, hears
 from proxy.brokers.atomic import AtomicDelivery, cannot
-from proxy.brokers.consumers import MAX_KNOWN_GROUPS, Group, find_group, internal
+from proxy.brokers.consumers import Group, KnownGroups, find_group, internal
 from proxy.brokers.demands import Demands
 from proxy.brokers.groups import BATCHES_SINCE, OWN_GROUP, Gatherer, Portion
 from proxy.brokers.kv import Bucket
@@ -106,7 +106,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._limit_asked_at = self._loop.time()
         self._windows: dict[str, tuple[float | None, float]] = {}
-        self._groups: dict[tuple[str, str], Group] = {}
+        self._groups = KnownGroups(self._find_group)
         self._ensuring: dict[str, asyncio.Task[bool]] = {}
         self._tasks = Tasks()
         self._api = Api(connection)
@@ -277,18 +277,15 @@ class Session:
 
         Raises `Forbidden`, `StationNotFound`, `TooManyStations`, `Conflict`, `BrokerAway`, `BrokerRefused`.
         """
-        key = station.name, wanted.group
-        if key not in self._groups:
-            source = Source(await self._stream_to_read(station), internal(wanted.group))
-            group = await find_group(self._api, self._config, station, self.subject(station), source)
-            if len(self._groups) >= MAX_KNOWN_GROUPS:
-                self._groups.clear()
-            self._groups[key] = group
-        return self._groups[key]
+        return await self._groups.get(station, wanted.group)
 
     def forget_group(self, station: Station, wanted: Wanted) -> None:
         """Looks for the group again, as its consumer does not answer."""
-        self._groups.pop((station.name, wanted.group), None)
+        self._groups.forget(station, wanted.group)
+
+    async def _find_group(self, station: Station, name: str) -> Group:
+        source = Source(await self._stream_to_read(station), internal(name))
+        return await find_group(self._api, self._config, station, self.subject(station), source)
 
     async def _stream_to_read(self, station: Station) -> str:
         try:
@@ -302,6 +299,7 @@ class Session:
     async def close(self) -> None:
         """Closes the connection."""
         self._tasks.cancel()
+        self._groups.close()
         await self.connection.close()
 
     def _doubt_limit(self) -> None:

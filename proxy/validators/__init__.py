@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from proxy.errors import BadSchema, SchemaViolation
+from proxy.errors import BadSchema, SchemaViolation, let_go
 from proxy.messages import Schema
 from proxy.remembering import Remembered
 
@@ -85,7 +85,8 @@ def compiled_or_not(schema: Schema) -> Validator | BadSchema:
         try:
             compiled = _kind(schema.type)(schema)
         except BadSchema as error:
-            compiled = error.with_traceback(None)
+            let_go(error)  # else what it came from has this call, and the payload
+            compiled = error
         _compiled.put(schema, compiled)
     return compiled
 

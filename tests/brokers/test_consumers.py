@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 
+from proxy.brokers import consumers
 from proxy.brokers.consumers import ConsumerConfig, _delivers
 from proxy.config import Config
+from proxy.errors import Conflict
 from proxy.messages import station_named
 from proxy.producer import Producer
 from tests.brokers.consuming_tools import Reader
 from tests.brokers.tools import ROOT, USERS, Operator, facts, failure, settings
-from tests.servers import NatsServer
+from tests.servers import NatsServer, eventually
 
 
 def test_a_group_reads_no_other_station_of_its_stream(
@@ -31,6 +34,49 @@ def test_a_group_reads_no_other_station_of_its_stream(
     assert facts(failure(bills.read)) == ("Conflict", "no", "never")
     assert bills.read(group="bills") == [b"bill"]
     assert orders.read() == [b"order 2"]
+
+
+def _update(operator: Operator, stream: str, consumer: str, **changes: object) -> None:
+    """Changes a consumer, as `nats consumer edit` does."""
+    config = operator.api(f"CONSUMER.INFO.{stream}.{consumer}")["config"] | changes
+    verb = f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}"
+    operator.api(verb, stream_name=stream, action="update", config=config)
+
+
+def test_a_time_to_ack_that_an_operator_shortens_is_noticed(
+    nats_server: Callable[..., NatsServer], producer: Callable[[Config], Producer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a message that is held for longer comes again and again in one answer."""
+    monkeypatch.setattr(consumers, "GROUP_MEMORY_SECONDS", 0.0)
+    server = nats_server(users=USERS)
+    Operator(server).add("orders")
+    config = settings(server.url)
+    reader = Reader(ROOT, producer(config), config, station_named("orders"))
+    assert reader.take(1).until > time.time() + 20
+    _update(Operator(server), "orders", "rest-gateway", ack_wait=int(1e9))
+    eventually(lambda: reader.take(1).until < time.time() + 2)
+
+
+def test_a_group_that_reads_another_station_by_now_is_noticed(
+    nats_server: Callable[..., NatsServer], producer: Callable[[Config], Producer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where stations share a stream, an operator can give a consumer to another one."""
+    monkeypatch.setattr(consumers, "GROUP_MEMORY_SECONDS", 0.0)
+    server = nats_server(users=USERS)
+    Operator(server).api("STREAM.CREATE.all", name="all", subjects=["stations.*"])
+    config = settings(server.url, SUBJECT_TEMPLATE="stations.{station}")
+    reader = Reader(ROOT, producer(config), config, station_named("orders"))
+    reader.take(1)
+    _update(Operator(server), "all", "rest-gateway", filter_subject="stations.bills")
+    eventually(lambda: _is_refused(reader))
+
+
+def _is_refused(reader: Reader) -> bool:
+    try:
+        reader.take(1)
+    except Conflict:
+        return True
+    return False
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,18 @@ def test_a_changed_secret_ends_what_the_old_one_opened(server: NatsServer, produ
     assert started.single(Credentials("alice", "b"), ORDERS, b"x", ()).sequence == 2
 
 
+def test_who_may_hear_no_acks_for_a_while_hears_them_again(server: NatsServer, producer: Producers) -> None:
+    """The server ends the subscription, and does not bring it back with the right."""
+    started = producer(settings(server.url))
+    started.single(ALICE, ORDERS, b"x", ())
+    reload(server, users("subscribe: { allow: ['other'] }"))
+    eventually(lambda: has_no_session(started))
+    assert facts(failure(started.single, ALICE, ORDERS, b"x", ())) == FORBIDDEN
+    reload(server, users(ALLOW_ORDERS))
+    started.log_on(ALICE)
+    assert started.single(ALICE, ORDERS, b"x", ()).sequence == 2
+
+
 def test_a_wrong_secret_does_not_use_the_session_of_the_right_one(server: NatsServer, producer: Producers) -> None:
     """Sessions belong to a user and a secret."""
     started = producer(settings(server.url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from proxy.brokers import memphis_stations
 from proxy.brokers.memphis import MemphisSession
 from proxy.config import Config
 from proxy.credentials import Credentials
+from proxy.errors import let_go
 from proxy.messages import Ack, Message, station_named
 from proxy.producer import Producer
 from tests.brokers.fakes import FakeServer
@@ -90,6 +92,39 @@ def test_who_is_refused_again_and_again_costs_one_question(standin: Standin, sta
     for _ in range(5):
         failure(started.single, LIMITED, DENIED, b"x", ())
     assert len(standin.bodies(CREATIONS)) <= 2
+
+
+class Payload(bytes):
+    """A payload that the garbage collector knows."""
+
+
+def test_what_is_remembered_of_a_refusal_has_no_payload(standin: Standin, started: Producer) -> None:
+    """It may have megabytes, and there may be thousands of stations that a user may not use."""
+    standin.make("rb-denied")
+    gc.collect()
+    gc.disable()
+    try:
+        let_go(failure(lambda: started.single(LIMITED, DENIED, Payload(b"x"), ())))
+        eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
+    finally:
+        gc.enable()
+
+
+@pytest.mark.slow
+def test_a_message_for_which_the_broker_was_too_busy_is_gone_without_the_garbage_collector(
+    standin: Standin, producer: Producers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why it had to wait is remembered with it."""
+    monkeypatch.setattr(memphis_stations, "CONTROL_SECONDS", 0.1)
+    started = producer(settings(standin.url, PRODUCE_TIMEOUT_SECONDS="2"))
+    standin.silent.add(CREATIONS)
+    gc.collect()
+    gc.disable()
+    try:
+        let_go(failure(lambda: started.single(ROOT, ORDERS, Payload(b"x"), ())))
+        eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 def test_a_user_may_not_make_any_station(standin: Standin, started: Producer) -> None:

@@ -119,6 +119,21 @@ def test_rights_that_are_taken_away_count_at_the_next_reading(
     assert type(failure(one.demand, ANNE, ORDERS)) is Forbidden
 
 
+def test_who_may_hear_of_no_changes_for_a_while_hears_of_them_again(
+    server: NatsServer, replica: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends the subscription, and does not bring it back with the right."""
+    monkeypatch.setattr(demands, "AGAIN_SECONDS", (0.0, 0.2))  # none after the first reading, which follows no hint
+    one = replica(settings(server.url))
+    assert version(one.demand(ANNE, ORDERS)) == 1
+    for config in (CONFIG.replace('"$KV.station-schemas.>"', '"other"'), CONFIG):
+        server.config(config)
+        server.reload()
+    eventually(lambda: version(one.demand(ANNE, ORDERS)) == 1)
+    attach(server, 2)
+    eventually(lambda: version(one.known(ANNE, ORDERS)) == 2, 1)
+
+
 def test_root_user_reads_for_those_who_may_not(server: NatsServer, replica: Replicas) -> None:
     """Through one session for all of them, and changes are seen as by anybody."""
     one = replica(with_root(server))
