@@ -37,6 +37,7 @@ ATOMIC_SINCE = (2, 12)
 LIMIT_MEMORY_SECONDS = 2.0
 WINDOW_MEMORY_SECONDS = 60.0  # an operator may shorten it meanwhile
 MAX_KNOWN_STATIONS = 10_000
+OTHERS_SECONDS = 0.5
 NAME_IN_USE = 10058
 NO_MESSAGE = 10037
 SUBJECTS_OVERLAP = 10065
@@ -355,10 +356,18 @@ class Session:
         if info.error.err_code not in (NAME_IN_USE, SUBJECTS_OVERLAP):
             raise BrokerRefused(f"the broker did not create station {station.name}: {info.error.description}")
         try:
-            await self._stream(station)  # others may have been faster
+            await self._stream_of_others(station)
         except StationNotFound:
             in_place = f"stream {station.internal} is in its place, and does not take {self.subject(station)}"
             raise StationNotFound(f"there is no station {station.name}: {in_place}") from None
+
+    async def _stream_of_others(self, station: Station) -> None:
+        """Sees that others have created the station; in a cluster such a stream may be listed a moment later."""
+        try:
+            await self._stream(station)
+        except StationNotFound:
+            await asyncio.sleep(OTHERS_SECONDS)
+            await self._stream(station)
 
     def _stream_config(self, station: Station) -> dict[str, Any]:
         config = self._config
