@@ -345,3 +345,18 @@ def test_keys_that_are_none_of_ours_are_left_alone(server: NatsServer) -> None:
         await one.delete_schema("order")
 
     alone(server, work)
+
+
+def test_subjects_that_are_no_keys_are_left_alone(server: NatsServer) -> None:
+    """Anyone with the right to write to the bucket may publish to them; schemas can be listed and deleted all the same."""
+
+    async def work() -> None:
+        async with registry(server) as one, client(server) as other:
+            await one.put_schema("order", ANY)
+            for key in ("station.a:b", "station.ä", "schema.ä", "schema.order.ä"):
+                await other.jetstream().publish(f"$KV.{BUCKET}.{key}", b"x")
+            assert [head.name for head in await one.list_schemas()] == ["order"]
+            await one.delete_schema("order")
+            assert await one.list_schemas() == []
+
+    run(work())
