@@ -96,7 +96,9 @@ def forget() -> None:
 
 
 def _memory(schema: Schema) -> int:
-    return (len(schema.definition) + len(schema.compiled)) * MEMORY.get(schema.type, 1)
+    """About how much memory it takes; nothing is made of a definition that is too large, but its text is kept."""
+    size = len(schema.definition) + len(schema.compiled)
+    return size if len(schema.definition) > MAX_DEFINITION_BYTES else size * MEMORY.get(schema.type, 1)
 
 
 _compiled: Remembered[Schema, Validator | BadSchema] = Remembered(MAX_COMPILED, MAX_COMPILED_BYTES, _memory)

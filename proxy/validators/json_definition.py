@@ -16,6 +16,7 @@ import msgspec
 
 from proxy.errors import BadSchema
 from proxy.shaping import reason
+from proxy.validators import MAX_DEFINITION_BYTES
 
 MAX_DEPTH = 64
 MAX_SUBSCHEMAS = 2000
@@ -68,6 +69,8 @@ def parsed(text: str) -> Any:
         encoded = text.encode()
     except UnicodeEncodeError:
         raise BadSchema("the definition is not JSON: it has a lone surrogate in it") from None
+    if len(encoded) > MAX_DEFINITION_BYTES:
+        raise BadSchema(f"the definition is larger than {MAX_DEFINITION_BYTES} bytes")
     try:
         document = msgspec.json.decode(encoded)
     except RecursionError:
