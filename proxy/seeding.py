@@ -164,10 +164,9 @@ def _read(path: Path) -> Seed:
         station = station_named(path.stem)
     except BadStationName as error:
         raise _bad(path.name, error.message) from None
-    with path.open("rb") as file:
-        content = file.read(validators.MAX_DEFINITION_BYTES + 1)
     try:
-        definition = content.decode("utf-8-sig")
+        with path.open("rb") as file:
+            definition = validators.read_definition(file)
     except UnicodeDecodeError:
         raise _bad(path.name, "is not UTF-8") from None
     # Names of schemas have no dots.

@@ -218,6 +218,8 @@ def test_many_that_start_at_once_make_one_version(gateway: Starter, directory: P
         ("bad.avsc", '{"type": "nothing"}', "nothing"),
         ("bad.graphql", "type Query {\n a: Nothing }", "Nothing"),
         ("bad.json", "1" * (256 * 1024 + 1), "larger than"),
+        ("bad.json", "é" * (256 * 1024), "larger than"),
+        ("bad.graphql", "\ufefftype Query { a: Int }" + "\n" * (256 * 1024) + "type {", "larger than"),
     ],
 )
 @pytest.mark.parametrize("away", [False, True])

@@ -6,8 +6,9 @@ write to, so nothing in these modules trusts them: what is costly or dangerous i
 
 from __future__ import annotations
 
+import codecs
 import importlib
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
@@ -57,6 +58,16 @@ class Validator(Protocol):
 
     def violations(self, payload: bytes) -> list[Violation]:
         """What is wrong with a payload; empty for a valid one. Never raises for what the payload holds."""
+
+
+def read_definition(file: BinaryIO) -> str:
+    """The text of a file, without a byte order mark; of one that is too large so much that this is seen.
+
+    Raises `UnicodeDecodeError`.
+    """
+    most = MAX_DEFINITION_BYTES + 8  # with room for the mark, and for a character that is cut off
+    content = file.read(most)
+    return codecs.getincrementaldecoder("utf-8-sig")().decode(content, len(content) < most)
 
 
 def prepare(schema: Schema) -> Schema:
