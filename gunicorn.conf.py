@@ -1,11 +1,14 @@
 """How gunicorn runs the gateway: its settings, the embedded broker around the workers, the bridge inside each worker.
 
-SIGHUP replaces the workers (they read settings and secret files anew) and leaves the broker alone. SIGUSR2, which
+SIGHUP replaces the workers (they read settings and secret files anew) and leaves the broker alone; where a setting has
+gone bad, it says so and leaves the workers alone too. SIGUSR2, which
 starts a second master beside the first, works with `BROKER_URL` only: the embedded broker's data has one owner.
 """
 
 import contextlib
+import functools
 import gc
+import ipaddress
 import math
 import os
 import resource
@@ -77,6 +80,11 @@ def on_starting(server):
 
 def when_ready(server):
     """In the master, once it listens: says where, and how to try it."""
+    if _config.default_credentials and not all(map(_is_of_this_machine, server.LISTENERS)):
+        for listener in server.LISTENERS:
+            listener.close()
+        sys.exit("stations: CONNECTION_TOKEN must be set to one of your own when the address is not 127.0.0.1")
+    server.reload = functools.partial(_reload, server.reload)
     url = str(server.LISTENERS[0]).replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     _say(f"Stations listens on {url}")
     _say(
@@ -144,6 +152,27 @@ def _watch(worker):
     threading.Thread(target=look, name="look", daemon=True).start()  # with gevent's workers it is a greenlet
 
 
+def _reload(reload):
+    """At SIGHUP: replaces the workers. With a setting that has gone bad all would end, and none could start."""
+    try:
+        config = read_settings(os.environ)
+        if config.embedded and (config.root_user, config.connection_token) != (
+            _config.root_user,
+            _config.connection_token,
+        ):
+            raise BadSetting("CONNECTION_TOKEN", "that of the start, as long as the gateway's own broker runs")
+    except BadSetting as error:
+        _say(f"stations: the workers stay as they are: {error}", sys.stderr)
+    else:
+        reload()
+
+
+def _is_of_this_machine(listener):
+    """Whether nobody else can connect. gunicorn's own options and variables may name other addresses than ours."""
+    address = listener.sock.getsockname()
+    return not isinstance(address, tuple) or ipaddress.ip_address(address[0]).is_loopback
+
+
 def _allow_many_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
@@ -153,9 +182,8 @@ def _allow_many_files():
 
 
 def _how_to_try(url):
-    user, token = (
-        ("root", _config.connection_token) if _config.default_credentials else ("<user>", "<connection token>")
-    )
+    known = _config.default_credentials and _config.root_user == "root"
+    user, token = ("root", _config.connection_token) if known else ("<user>", "<connection token>")
     return f"""Try it:
   TOKEN=$(curl -s {url}/auth/authenticate -H 'Content-Type: application/json' \\
     -d '{{"username": "{user}", "connection_token": "{token}"}}' | sed -E 's/.*"jwt": ?"([^"]*)".*/\\1/')

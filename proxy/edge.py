@@ -173,7 +173,7 @@ class Edge:
     def _believe(self, environ: Environ) -> None:
         """The nearest address that no trusted proxy stands behind is the client's."""
         hops = [hop.strip() for hop in environ.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
-        while hops and self._trusts(environ["REMOTE_ADDR"]) and _is_address(hops[-1]):
+        while hops and self._trusts(environ["REMOTE_ADDR"]) and _is_address(hops[-1]) and "%" not in hops[-1]:
             environ["REMOTE_ADDR"] = hops.pop()
         scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
         if scheme in ("http", "https"):

@@ -7,13 +7,14 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _TOKEN = re.compile(r"(authorization=)[^&\s]*|\beyJ[\w.=-]+", re.IGNORECASE)
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 # These two would log from the asyncio thread, which must not take the locks of logging handlers.
 _SILENT = ("nats.aio.client", "asyncio")
@@ -48,6 +49,34 @@ def _harmless(logger: Any, method: str, event: MutableMapping[str, Any]) -> Muta
     return event
 
 
+class _Output:
+    """Standard output as it is now. What it does not take is lost: requests must not fail where nobody reads the log
+    any more, or its disk is full.
+    """
+
+    def write(self, text: str) -> None:
+        """Writes at once, in ASCII where the output knows no more."""
+        output = sys.stdout
+        try:
+            try:
+                output.write(text)
+            except UnicodeEncodeError:
+                output.write(_NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text))
+            output.flush()
+        except (OSError, ValueError, AttributeError):  # broken or full, closed, None
+            pass
+
+    def flush(self) -> None:
+        """Nothing is left to write."""
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stdout.isatty()
+    except (ValueError, AttributeError):  # closed, None
+        return False
+
+
 def configure(level: str) -> None:
     """Sets up structlog to write to standard output, unless the application around us has set it up already."""
     for name in _SILENT:
@@ -55,7 +84,7 @@ def configure(level: str) -> None:
     logging.getLogger("werkzeug").addFilter(_without_tokens)
     if structlog.is_configured():
         return
-    terminal = sys.stdout.isatty()
+    terminal = _is_terminal()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -65,7 +94,7 @@ def configure(level: str) -> None:
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(_as_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Output())),
         cache_logger_on_first_use=True,
     )
 

@@ -181,7 +181,7 @@ def _server(url: str) -> str:
         good = parts.scheme in BROKER_SCHEMES and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
-    if not good or parts.path not in ("", "/") or "@" in url or parts.query or parts.fragment:
+    if not good or parts.path not in ("", "/") or re.search(r"[@\s]", url) or parts.query or parts.fragment:
         raise ValueError("nats://host:4222, tls://host:4222 or memphis://host:6666, or a list of them, without user")
     return f"{parts.scheme}://{parts.netloc}"
 

@@ -23,7 +23,11 @@ _BAD = [
         ["http://a", "nats://", "nats://:4222", "nats://a:x", "nats://a:0", "nats://a:70000", "nats://u:p@a:1"],
         "nats://host:4222, tls://host:4222 or",
     ),
-    ("BROKER_URL", ["nats://a/x", "nats://a?x", "nats://a#x", "nats://[::1", "nats://a,,http://b"], "without user"),
+    (
+        "BROKER_URL",
+        ["nats://a/x", "nats://a?x", "nats://a#x", "nats://[::1", "nats://a,,http://b", "nats-1 nats-2", "a\nb"],
+        "without user",
+    ),
     ("BROKER_URL", ["nats://a,tls://b", ",", " "], "of one scheme"),
     ("MEMPHIS_HOST", ["a:6666", "a,b", "a/b", "u@a", "[a]"], "the name or address of one host"),
     ("MEMPHIS_PORT", ["0", "65536", "x", "udp://10.0.0.1:6666"], "a whole number from 1 to 65535"),

@@ -1,4 +1,4 @@
-"""The embedded broker with a real nats-server: started, found, restarted, ended; its files; the secret it keeps."""
+"""The embedded broker with a real nats-server: started, found, restarted, ended; its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -286,23 +285,6 @@ def test_the_program_beside_python_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     assert os.access(embedded.find_nats_server(), os.X_OK)
 
 
-def test_a_secret_is_made_once(tmp_path: Path) -> None:
-    """Eight that ask at once get the same 32 random bytes, and so does who comes later."""
-    data_dir = tmp_path / "data"
-    with ThreadPoolExecutor(8) as pool:
-        secrets = set(pool.map(embedded.kept_secret, [data_dir] * 8))
-    assert secrets == {embedded.kept_secret(data_dir)}
-    assert len(secrets.pop()) == 43
-    assert [path.name for path in data_dir.iterdir()] == ["jwt-secret"]
-    assert (data_dir / "jwt-secret").stat().st_mode & 0o777 == 0o600
-    assert data_dir.stat().st_mode & 0o777 == 0o700
-
-
-def test_each_directory_has_a_secret_of_its_own(tmp_path: Path) -> None:
-    """Two gateways do not share one by chance."""
-    assert embedded.kept_secret(tmp_path / "a") != embedded.kept_secret(tmp_path / "b")
-
-
 _PLAN: Plan = {
     "program": "",
     "data_dir": "",
@@ -364,6 +346,26 @@ def test_a_nats_server_that_cannot_start_is_tried_at_growing_intervals(tmp_path:
         eventually(lambda: said.read_text().count("nats-server ended (status 7)") == 3)
         assert time.monotonic() - began > 0.4
         supervisor.communicate(timeout=5)
+
+
+@pytest.mark.slow
+def test_a_supervisor_outlasts_what_keeps_it_from_starting_nats_server(tmp_path: Path) -> None:
+    """The program is away for a while, as when its package is replaced, or there is no room for its files."""
+    said = tmp_path / "data" / "said"
+    with _supervisor(tmp_path / "data", tmp_path / "program") as supervisor:
+        eventually(lambda: "nats-server cannot be started ([Errno 2]" in said.read_text())
+        _program(tmp_path / "program", "exit 7")
+        eventually(lambda: "nats-server ended (status 7)" in said.read_text())
+        supervisor.communicate(timeout=5)
+
+
+def test_the_supervisor_finds_its_modules_where_python_is_told_to_look_nowhere(
+    started: Callable[..., EmbeddedBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With PYTHONSAFEPATH the working directory is not among the places to look at."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert _pid(started())
 
 
 def test_a_nats_server_that_will_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

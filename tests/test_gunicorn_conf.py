@@ -100,6 +100,12 @@ def test_the_broker_port_gives_way_to_another_program(standin: Callable[..., Gat
         assert not _broker_url(standin({"EMBEDDED_PORT": str(port)}).start()).endswith(f":{port}")
 
 
+def test_the_lines_to_try_it_name_no_user_that_is_not_there(standin: Callable[..., Gateway]) -> None:
+    """`root` is the user only where ROOT_USER says nothing else."""
+    output = standin({"ROOT_USER": "somebody"}).start().output()
+    assert '{"username": "<user>", "connection_token": "<connection token>"}' in output
+
+
 def test_own_credentials_are_never_shown(standin: Callable[..., Gateway]) -> None:
     """Neither in the output nor on a command line; the curl lines have a gap to fill in."""
     gateway = standin({"CONNECTION_TOKEN": _OWN, "ROOT_USER": "somebody", "LOG_LEVEL": "debug"}).start()
@@ -193,6 +199,14 @@ def test_a_bad_setting_stops_the_start(standin: Callable[..., Gateway], env: dic
     output = _refused(standin(env))
     assert output.startswith(f"stations: {says}")
     assert "\n" not in output
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_the_default_credentials_stay_on_this_machine(standin: Callable[..., Gateway], address: str) -> None:
+    """Also where the address comes from gunicorn's command line, or from its GUNICORN_CMD_ARGS."""
+    output = _refused(standin(args=("--bind", address)))
+    assert output == "stations: CONNECTION_TOKEN must be set to one of your own when the address is not 127.0.0.1"
+    standin({"CONNECTION_TOKEN": _OWN}, args=("--bind", address)).start()
 
 
 def test_a_worker_that_refuses_to_start_stops_the_gateway(standin: Callable[..., Gateway]) -> None:

@@ -27,7 +27,7 @@ LAYERS = [
     "proxy.settings_table schemas.auth schemas.consume schemas.registry schemas.stations proxy.ack_ids "
     "proxy.dead_letters proxy.keys proxy.limits",
     "proxy.brokers proxy.brokers.murmur proxy.edge proxy.validators",
-    "proxy.brokers.memphis_control proxy.brokers.owners proxy.brokers.partitions",
+    "proxy.brokers.memphis_control proxy.brokers.owners proxy.brokers.partitions proxy.brokers.wire",
     "proxy.validators.avro_schema proxy.validators.graphql_shapes",
     "proxy.validators.avro_json proxy.validators.graphql",
     "proxy.validators.avro_binary",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -269,6 +270,37 @@ def test_flasks_development_server_prints_no_token(
     assert "POST /x?" in caplog.text
     assert "secret" not in caplog.text
     assert "eyJ" not in caplog.text
+
+
+class _WithoutAReader(io.StringIO):
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def _closed() -> io.StringIO:
+    output = io.StringIO()
+    output.close()
+    return output
+
+
+@pytest.mark.parametrize("output", [_WithoutAReader, _closed, lambda: None])
+def test_a_log_that_cannot_be_written_fails_no_request(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, output: Callable[[], Any]
+) -> None:
+    """A message would be stored without an answer, and be sent again."""
+    monkeypatch.setattr(sys, "stdout", output())
+    assert Api(make_app()).request("GET", "/monitoring/status").status_code == 200
+
+
+def test_an_output_that_is_not_unicode_gets_the_same_lines(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written in ASCII, and JSON all the same."""
+    written = io.BytesIO()
+    make_app()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    structlog.get_logger().info("odd", user='"Ł" é \U0001f600')
+    assert json.loads(written.getvalue())["user"] == '"Ł" é \U0001f600'
 
 
 def test_lines_are_json_whatever_they_hold(make_app: Callable[..., Flask], read: Read) -> None:

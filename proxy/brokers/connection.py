@@ -3,10 +3,8 @@
 It wraps nats-py, and is the one place that knows its exceptions and the texts of `-ERR` lines. A connection never
 reconnects: nats-py would replay what callers were told had failed. It ends, and says so once.
 
-Private parts of nats-py are used in five places, each guarded by `tests/brokers/test_connection.py`:
-`_transport.write` takes a whole group of frames at once; `_process_msg` hands messages over without a queue and a task
-between; `_id` tells the subscription they are for; `_server_info` holds the server's id; `_process_info` is where TLS
-is insisted on.
+Private parts of nats-py are used here and in `wire`, each guarded by `tests/brokers/test_connection.py`: `_id` tells
+the subscription that messages are for; `_server_info` holds the server's id.
 """
 
 from __future__ import annotations
@@ -17,13 +15,13 @@ import re
 import secrets
 import ssl
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import nats.errors
-from nats.aio.client import Client
 
 from proxy.brokers import Notice
 from proxy.brokers.owners import Owner, Waiting
+from proxy.brokers.wire import Wire
 from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, BrokerRefused, Forbidden, GatewayError, Unauthorized
 
@@ -31,6 +29,8 @@ NO_RESPONDERS = "503"
 NAME_BYTES = 9  # of chance, 12 characters: they are in every reply subject, which nobody must guess
 PING_SECONDS = 20
 CHECK_SECONDS = 3.0
+MOST_CHECK_SECONDS = 60  # where it waits behind a backlog
+BACKLOG_BYTES = 64 << 10  # below which a server that is there has no reason to take longer
 CLOSE_SECONDS = 0.5
 DENIAL_GRACE_SECONDS = 0.26  # a quarter of a second at least: the loop's clock counts in milliseconds
 MAX_ACKED_SUBJECTS = 10_000
@@ -55,39 +55,6 @@ class Options(NamedTuple):
     by_token: bool = False
 
 
-Taker = Callable[..., None]  # subject, payload, header block or None; of a subscription also the reply subject
-
-
-class _Client(Client):
-    """nats-py's client with two differences.
-
-    `tls://` means TLS: nats-py would send the password in clear to a server that does not ask for TLS. And messages go
-    straight to `takers[subscription](subject, data, headers, reply)`; those for the inbox, nearly all, to `on_reply`.
-    """
-
-    insist = False
-    inbox = 0
-    on_reply: Taker
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.takers: dict[int, Taker] = {}
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        with contextlib.suppress(ValueError, IndexError):  # no stream's; raised here, it would end all reading
-            if sid == self.inbox:
-                self.on_reply(subject, data, headers)
-            elif sid in self.takers:
-                self.takers[sid](subject, data, headers, reply)
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if initial_connection and self.insist:
-            if not (info.get("tls_required") or info.get("tls_available")):
-                raise nats.errors.SecureConnRequiredError
-            info["tls_required"] = True
-        await super()._process_info(info, initial_connection)
-
-
 class Connection:
     """A live connection; make it with `connect`.
 
@@ -97,7 +64,7 @@ class Connection:
     minor version. `reply_head` is the header block of the reply that an owner is being told of.
     """
 
-    def __init__(self, client: _Client, options: Options) -> None:
+    def __init__(self, client: Wire, options: Options) -> None:
         self.alive = False
         self.proved_at = 0.0
         self.server_version = (0, 0)
@@ -162,7 +129,10 @@ class Connection:
         self._waiting.pop(token, None)
 
     def check(self) -> None:
-        """Asks the server for a sign of life; one that gives none within 3 s ends the connection."""
+        """Asks the server for a sign of life; one that gives none within 3 s ends the connection.
+
+        The question comes behind all that was sent: as long as the server takes some of a backlog, it has more time.
+        """
         if self.alive and self._checking is None:
             self._checking = self._loop.create_task(self._check())
 
@@ -221,19 +191,35 @@ class Connection:
         frames, self._frames = self._frames, []
         if self.alive and frames:
             try:
-                self._client._transport.write(b"".join(frames))  # type: ignore[union-attr]
+                self._client.write(b"".join(frames))
             except RuntimeError:
                 self.check()
 
     async def _check(self) -> None:
         try:
-            await self._client.rtt(timeout=int(CHECK_SECONDS))  # `flush` is content when nobody reads any more
+            await self._pong()
             self.proved_at = self._loop.time()
         except (nats.errors.Error, asyncio.TimeoutError, OSError, RuntimeError):  # the last: it is closed
             self._notice("broker_silent", server=self.server_id)
             await self.close()
         finally:
             self._checking = None
+
+    async def _pong(self) -> None:
+        """Waits for a sign of life. Raises `asyncio.TimeoutError`, and what nats-py does.
+
+        nats-py's `rtt` is used, as its `flush` is content when nobody reads any more.
+        """
+        pong = self._loop.create_task(self._client.rtt(timeout=MOST_CHECK_SECONDS))
+        try:
+            while not pong.done():
+                backlog, taken = self._client.backlog, self._client.taken
+                await asyncio.wait({pong}, timeout=CHECK_SECONDS)
+                if not (pong.done() or (backlog > BACKLOG_BYTES and self._client.taken > taken)):
+                    raise asyncio.TimeoutError
+            pong.result()
+        finally:
+            pong.cancel()
 
     def _on_reply(self, subject: bytes, data: bytes, headers: bytes | None) -> None:
         """Anyone who listens to a station may send something here: what has not the form of a reply is none."""
@@ -328,7 +314,7 @@ async def connect_as(kind: type[C], url: str, credentials: Credentials, options:
     Raises `Unauthorized` when the server does not let this user in, `Forbidden` when it may not receive acks,
     `BrokerAway` when there is no server, `BrokerRefused` when the server is full.
     """
-    client = _Client()
+    client = Wire()
     client.insist = url.startswith("tls://")
     connection = kind(client, options)
     try:
@@ -343,7 +329,7 @@ async def connect_as(kind: type[C], url: str, credentials: Credentials, options:
 
 
 async def _log_on(
-    client: Client, connection: Connection, url: str, credentials: Credentials, options: Options, timeout: float
+    client: Wire, connection: Connection, url: str, credentials: Credentials, options: Options, timeout: float
 ) -> None:
     secret, by_token = credentials.secret, options.by_token
     await client.connect(
@@ -378,7 +364,10 @@ def _translate(error: Exception, url: str, options: Options) -> Exception:
     return BrokerAway()
 
 
-async def _close(client: Client) -> None:
+async def _close(client: Wire) -> None:
     # A server that does not read must not keep us: nats-py has marked the client closed before it waits.
-    with contextlib.suppress(asyncio.TimeoutError, nats.errors.Error, OSError, AttributeError, RuntimeError):
-        await asyncio.wait_for(client.close(), CLOSE_SECONDS)
+    try:
+        with contextlib.suppress(asyncio.TimeoutError, nats.errors.Error, OSError, AttributeError, RuntimeError):
+            await asyncio.wait_for(client.close(), CLOSE_SECONDS)
+    finally:
+        client.abort()

@@ -119,6 +119,7 @@ def _spawn(plan: str, lock: int) -> tuple[int, int]:
         process = subprocess.Popen(
             [sys.executable, "-m", "proxy.brokers.embedded_server"],
             cwd=_PROJECT,
+            env={**os.environ, "PYTHONSAFEPATH": ""},  # the modules are where it starts
             stdin=reader,
             pass_fds=(lock,),
             start_new_session=True,

@@ -79,12 +79,19 @@ def read_running(data_dir: Path) -> Running | None:
     try:
         record = json.loads((data_dir / "broker.json").read_bytes())
         running = Running(str(record["url"]), int(record["pid"]))
-        os.kill(running.pid, 0)
-    except PermissionError:
-        pass  # it runs as another user
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return running
+    return running if _is_there(running.pid) else None
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # it runs as another user
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def write_running(data_dir: Path, running: Running) -> None:
@@ -106,9 +113,12 @@ def kept_secret(data_dir: Path) -> str:
     try:
         if not path.exists():
             _make_secret(make_data_dir(data_dir) / path.name)
-        return path.read_text(encoding="ascii")
+        secret = path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
-        raise BadSetting("DATA_DIR", f"a directory where secrets can be kept; {path} cannot be used") from None
+        secret = ""
+    if not secret:
+        raise BadSetting("DATA_DIR", f"a directory where secrets can be kept; {path} cannot be used")
+    return secret
 
 
 def _make_secret(path: Path) -> None:
@@ -127,8 +137,12 @@ def write_private(path: Path, text: str) -> None:
 def _write_draft(path: Path, text: str) -> Path:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     return draft

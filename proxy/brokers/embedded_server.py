@@ -72,12 +72,20 @@ def supervise(plan: Plan, master: IO[bytes]) -> None:
     failures = 0
     while not _any_readable(master, within=_PAUSES[min(failures, len(_PAUSES) - 1)]):
         began = time.monotonic()
-        with _nats_server(plan) as server:
-            _await_end(plan, server, master)
+        what = _run(plan, master)
         if not _any_readable(master, within=0):
             failures = failures + 1 if time.monotonic() - began < _SETTLED_SECONDS else 0
-            log = f"{plan['data_dir']}/nats-server.log"
-            _say(f"nats-server ended (status {server.returncode}) and is started again; see {log}")
+            _say(f"{what}; see {plan['data_dir']}/nats-server.log")
+
+
+def _run(plan: Plan, master: IO[bytes]) -> str:
+    """Runs nats-server once, until it or `master` is at its end; what became of it."""
+    try:
+        with _nats_server(plan) as server:
+            _await_end(plan, server, master)
+    except OSError as error:  # no room for its files, no process to be had, no program for the moment
+        return f"nats-server cannot be started ({error}), which is tried again"
+    return f"nats-server ended (status {server.returncode}) and is started again"
 
 
 @contextlib.contextmanager

@@ -352,8 +352,15 @@ class Session:
 
     async def _create(self, station: Station) -> None:
         info: Info = await self._api.ask(f"STREAM.CREATE.{station.internal}", self._stream_config(station), Info)
-        if info.error is not None and info.error.err_code not in (NAME_IN_USE, SUBJECTS_OVERLAP):
+        if info.error is None:
+            return
+        if info.error.err_code not in (NAME_IN_USE, SUBJECTS_OVERLAP):
             raise BrokerRefused(f"the broker did not create station {station.name}: {info.error.description}")
+        try:
+            await self._stream(station)  # others may have been faster
+        except StationNotFound:
+            in_place = f"stream {station.internal} is in its place, and does not take {self.subject(station)}"
+            raise StationNotFound(f"there is no station {station.name}: {in_place}") from None
 
     def _stream_config(self, station: Station) -> dict[str, Any]:
         config = self._config

@@ -156,6 +156,18 @@ def test_many_messages_at_once_create_a_station_once(
     assert monitor(server, "/jsz")["api"]["total"] == 3  # names, creation; the count is the operator's
 
 
+@pytest.mark.parametrize("manner", ["apart", "together"])
+def test_a_stream_of_that_name_for_other_subjects_is_no_station(
+    server: NatsServer, operator: Operator, producer: Producers, manner: str
+) -> None:
+    """None can be created beside it, however often one tries; the answer names the stream, at once."""
+    operator.add("orders", subjects=["bills.final"])
+    started = producer(settings(server.url, AUTO_CREATE_STATIONS="true"))
+    error = failure(lambda: started.single(ROOT, ORDERS, b"x", (), manner=manner))
+    assert facts(error) == ("StationNotFound", "no", "never")
+    assert "stream orders is in its place, and does not take orders.final" in error.message
+
+
 def test_a_user_creates_only_so_many_stations_in_a_minute(nats_server: Servers, producer: Producers) -> None:
     """Under whatever account it says; those that exist, and other users, are not concerned."""
     server = nats_server(users={**USERS, "alice": "a"})
