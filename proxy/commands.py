@@ -140,6 +140,6 @@ def validate(registrar: Registrar, who: Credentials, station: str, file: BinaryI
 
 def _text(file: BinaryIO) -> str:
     try:
-        return file.read(validators.MAX_DEFINITION_BYTES + 1).decode("utf-8-sig")
+        return validators.read_definition(file)
     except UnicodeDecodeError:
         raise click.UsageError(f"{file.name} is not UTF-8.") from None

@@ -48,15 +48,16 @@ class Registrar:
         """Deletes a schema. Raises `BadSchemaName`, `SchemaNotFound`, `Conflict` while a station demands it."""
         self._change(credentials, "delete_schema", name.lower())
 
-    def attach(self, credentials: Credentials, station: Station, attachment: Attachment) -> None:
-        """Makes the station demand a schema from now on.
+    def attach(self, credentials: Credentials, station: Station, attachment: Attachment) -> Attachment:
+        """Makes the station demand a schema from now on; what it demands then, by the schema's own name.
 
         Raises `BadSchemaName`, `SchemaNotFound`, and `BadStationName` where no station could keep its dead letters.
         """
         if attachment.dead_letter:
             station_of(station)
-        args = attachment.schema.lower(), attachment.version, attachment.dead_letter
-        self._change(credentials, "attach", station, *args)
+        name = attachment.schema.lower()
+        self._change(credentials, "attach", station, name, attachment.version, attachment.dead_letter)
+        return Attachment(schema=name, version=attachment.version, dead_letter=attachment.dead_letter)
 
     def detach(self, credentials: Credentials, station: Station) -> None:
         """Makes the station demand nothing. Raises `SchemaNotFound` where it did not before."""

@@ -79,9 +79,8 @@ def show_attachment(station: str) -> Response:
 def attach(station: str) -> Response:
     """Makes a station demand a schema."""
     credentials, named = _caller(), station_named(station)
-    attachment = Attachment(**schemas.load(_DEMANDED, _fields()))
-    _registrar().attach(credentials, named, attachment)
-    return _answer(attachment=_attached(named, attachment))
+    wanted = Attachment(**schemas.load(_DEMANDED, _fields()))
+    return _answer(attachment=_attached(named, _registrar().attach(credentials, named, wanted)))
 
 
 @bp.delete("/stations/<station:station>/schema")

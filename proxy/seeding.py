@@ -115,7 +115,7 @@ class Seeding:
             kept = self._registrar.get(self._root, seed.name).schema
         except SchemaNotFound:
             kept = None
-        if kept is None or _essence(kept) != _essence(seed.schema):
+        if kept is None or _essence(kept) != _essence(seed.schema) or _is_unprepared(kept):
             self._registrar.put(self._root, seed.name, seed.schema)
 
     def _attach(self, seed: Seed) -> None:
@@ -164,10 +164,9 @@ def _read(path: Path) -> Seed:
         station = station_named(path.stem)
     except BadStationName as error:
         raise _bad(path.name, error.message) from None
-    with path.open("rb") as file:
-        content = file.read(validators.MAX_DEFINITION_BYTES + 1)
     try:
-        definition = content.decode("utf-8-sig")
+        with path.open("rb") as file:
+            definition = validators.read_definition(file)
     except UnicodeDecodeError:
         raise _bad(path.name, "is not UTF-8") from None
     # Names of schemas have no dots.
@@ -184,6 +183,11 @@ def _prepare(seed: Seed) -> None:
         raise _bad(seed.file, error.message) from None
     except Unavailable:  # the compiler is busy
         pass
+
+
+def _is_unprepared(schema: Schema) -> bool:
+    """Whether it was written past the gateway, without what no request should compile, so that nothing can use it."""
+    return schema.type == "protobuf" and not schema.compiled
 
 
 def _essence(schema: Schema) -> tuple[str, str]:

@@ -114,8 +114,9 @@ class Storing:
                 seconds,
                 timeout=seconds + GRACE_SECONDS,
             )
-        except GaveUp:
-            return [BrokerAway()] * len(rejected)
+        except GaveUp as late:
+            error = AckTimeout("the broker did not confirm in time") if late.started else Overloaded()
+            return [error] * len(rejected)
         except GatewayError as error:
             let_go(error)  # else it has this call, which has the messages
             return [error] * len(rejected)

@@ -18,6 +18,7 @@ from tests.servers import ROOT, Gateway, NatsServer
 pytestmark = pytest.mark.slow
 
 ORDER = '{"type": "object", "required": ["id"]}\n'
+LARGE = "type Query { a: Int }" + "\n" * (256 * 1024) + "type {"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -90,6 +91,7 @@ def test_a_schema_from_its_file_to_its_end(run: Run, running: Gateway) -> None:
         (["attach", "x", "nowhere"], "", "there is no schema nowhere"),
         (["detach", "nowhere"], "", "station nowhere has no schema"),
         (["put", "x", "-", "--type", "json"], '{\n"type": x', "line 2"),
+        (["put", "x", "-", "--type", "graphql"], "\ufeff" + LARGE, "larger than"),
         (["list", "--user", "nobody"], "", "Unauthorized"),
     ],
 )

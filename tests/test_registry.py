@@ -209,7 +209,8 @@ def test_a_station_demands_a_schema(
     _put(api, name)
     _put(api, name, OTHER)
     expected = {**STORED, "attachment": {"station": station, "schema": name, **shown}}
-    assert api.put(f"/stations/{station}/schema", {"schema": name, **asked}).get_json() == expected
+    for asked_name in (name, name.upper()):  # what is shown is the name that the schema has
+        assert api.put(f"/stations/{station}/schema", {"schema": asked_name, **asked}).get_json() == expected
     assert api.get(f"/stations/{station.upper()}/schema/").get_json() == expected
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from proxy.extension import Stations
 from proxy.messages import Attachment, Schema, station_named
 from proxy.seeding import MAX_NAMED, read
 from tests.application import settings
+from tests.brokers.tools import Operator
 from tests.servers import NatsServer, eventually
 
 ROOT = Credentials("root", "memphis")
@@ -66,6 +68,10 @@ def _refusal(function: Callable[[], Any]) -> str:
         function()
     assert caught.value.variable == "SCHEMA_DIR"
     return str(caught.value)
+
+
+def _publish(server: NatsServer, subject: str, payload: bytes) -> None:
+    Operator(server).ask(lambda client: client.jetstream().publish(subject, payload))
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
@@ -157,6 +163,23 @@ def test_a_changed_file_makes_a_version(gateway: Starter, directory: Path) -> No
         assert _newest(stations) == (number, definition)
 
 
+def test_what_others_wrote_uncompiled_is_put_anew(gateway: Starter, directory: Path, server: NatsServer) -> None:
+    """By a tool of NATS: the definition is that of the file, and no station could use it."""
+    proto = 'syntax = "proto3"; message Item { int32 id = 1; }'
+    (directory / "items.proto").write_text(proto)
+    values = {
+        "schema.items.1": {"type": "protobuf", "definition": proto},
+        "schema.items": {"version": 1, "type": "protobuf"},
+    }
+    gateway().registrar.put(ROOT, "first", Schema(type="json", definition="{}"))
+    for key, value in values.items():
+        _publish(server, f"$KV.station-schemas.{key}", json.dumps(value).encode())
+    for _ in range(2):
+        stations = gateway()
+        stations.start()
+        assert _newest(stations, "items") == (2, proto)
+
+
 def test_many_that_start_at_once_make_one_version(gateway: Starter, directory: Path) -> None:
     """Of each file, whoever wins; none of them fails."""
     for number in range(5):
@@ -195,6 +218,8 @@ def test_many_that_start_at_once_make_one_version(gateway: Starter, directory: P
         ("bad.avsc", '{"type": "nothing"}', "nothing"),
         ("bad.graphql", "type Query {\n a: Nothing }", "Nothing"),
         ("bad.json", "1" * (256 * 1024 + 1), "larger than"),
+        ("bad.json", "é" * (256 * 1024), "larger than"),
+        ("bad.graphql", "\ufefftype Query { a: Int }" + "\n" * (256 * 1024) + "type {", "larger than"),
     ],
 )
 @pytest.mark.parametrize("away", [False, True])

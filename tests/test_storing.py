@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from typing import Any, cast
 
 import pytest
 
+from proxy import storing as storing_module
 from proxy.bridge import Bridge
 from proxy.brokers.pool import Pool
 from proxy.credentials import Credentials
@@ -62,6 +64,30 @@ def test_a_dead_letter_that_cannot_be_kept_is_gone_without_the_garbage_collector
         eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
     finally:
         gc.enable()
+        bridge.stop(0)
+
+
+class Silent(Refusing):
+    """A pool whose broker keeps dead letters, and does not say that it has read one."""
+
+    async def dead_letter(self, *_: Any) -> None:
+        """For ever."""
+        await asyncio.Event().wait()
+
+
+def test_a_dead_letter_without_an_answer_may_have_been_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows whether the broker has it, so the sender is not told that it failed."""
+    for name in ("GRACE_SECONDS", "LETTER_SECONDS"):
+        monkeypatch.setattr(storing_module, name, 0.05)
+    bridge = Bridge(nothing, nothing, waiter=ThreadWaiter())
+    bridge.start()
+    try:
+        storing = Storing(bridge, cast(Pool, Silent(True)), 0.1)
+        message = Message(b"[]", (), "namespace012.x")
+        (refusal,) = storing.store(Credentials("ann", "x"), Station("orders", "orders"), [message], "apart")
+        assert isinstance(refusal, SchemaViolation)
+        assert refusal.fields["dead_letter"].startswith("unknown: ")
+    finally:
         bridge.stop(0)
 
 

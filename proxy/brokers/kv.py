@@ -117,7 +117,8 @@ class Bucket:
     async def keys(self, pattern: str = ">") -> list[str]:
         """The keys that a subject pattern such as `users.*` is about, deleted ones too, in order.
 
-        Raises `BrokerRefused` when there are more than `MAX_KEYS`.
+        What others wrote under subjects that are no keys is left out. Raises `BrokerRefused` when there are more than
+        `MAX_KEYS`.
         """
         found: dict[str, int] = {}
         while True:
@@ -130,7 +131,7 @@ class Bucket:
             if info.total > MAX_KEYS:
                 raise BrokerRefused(f"there are more than {MAX_KEYS} keys like {pattern} in bucket {self.name}")
             if not page or len(found) >= info.total:
-                return sorted(subject[len(self.prefix) :] for subject in found)
+                return sorted(filter(KEY.fullmatch, (subject[len(self.prefix) :] for subject in found)))
 
     async def _second(self, way: Callable[[str], Any], subject: str) -> Entry | None:
         try:

@@ -33,6 +33,7 @@ from proxy.brokers.waiting import Waiting
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import (
+    AckTimeout,
     BrokerAway,
     BrokerRefused,
     Forbidden,
@@ -210,7 +211,7 @@ class MemphisSession(Session):
     async def dead_letter(self, station: Station, rejected: list[tuple[Message, str]]) -> list[GatewayError | None]:
         """Gives messages that the schema has refused, with the reasons, to the broker to keep; it answers nothing.
 
-        Returns for each what kept it from being sent. Raises `BrokerAway` when the broker has not read them.
+        Returns for each what kept it from being sent, or `AckTimeout` when the broker may have read it or not.
         """
         known = self._stations.current(station) or await self._stations.register(station)
         results: list[GatewayError | None] = [None] * len(rejected)
@@ -223,7 +224,10 @@ class MemphisSession(Session):
         if known.notify:
             for message, reason in rejected[:MAX_NOTIFICATIONS]:
                 self._notify(station, message, reason)
-        await self._broker.settled()
+        try:
+            await self._broker.settled()
+        except BrokerAway:
+            return [result or AckTimeout("the broker did not confirm in time") for result in results]
         return results
 
     def _notify(self, station: Station, message: Message, reason: str) -> None:

@@ -23,6 +23,7 @@ from proxy.brokers.waiting import Waiting, Wish
 from proxy.config import Config
 from proxy.credentials import Credentials
 from proxy.errors import (
+    AckTimeout,
     BrokerAway,
     BrokerRefused,
     Forbidden,
@@ -189,7 +190,7 @@ class Pool:
         try:
             return await asyncio.wait_for(session.dead_letter(station, rejected), seconds)
         except asyncio.TimeoutError:
-            raise BrokerAway("the broker does not answer") from None
+            raise AckTimeout("the broker did not confirm in time") from None
 
     async def _find_demand(self, credentials: Credentials, station: Station, deadline: float) -> Demand | None:
         error: GatewayError = BrokerAway()

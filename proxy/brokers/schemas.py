@@ -205,9 +205,11 @@ class Registry:
         return max(await self._numbers(name), default=0)
 
     async def _has(self, name: str, version: int, schema: Schema) -> bool:
-        """Whether a version says the same; compilers may differ."""
+        """Whether a version says the same; compilers may differ. One that others wrote may lack what was compiled."""
         found = await self._read(schema_key(name, version), Schema)
-        return found is not None and _as_written(found) == _as_written(schema)
+        if found is None or (schema.compiled and not found.compiled):
+            return False
+        return _as_written(found) == _as_written(schema)
 
     async def _see_usable(self, name: str, version: int | None) -> None:
         """Raises `SchemaNotFound`, or `Conflict` when the schema is about to go."""

@@ -6,8 +6,9 @@ write to, so nothing in these modules trusts them: what is costly or dangerous i
 
 from __future__ import annotations
 
+import codecs
 import importlib
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
@@ -59,6 +60,16 @@ class Validator(Protocol):
         """What is wrong with a payload; empty for a valid one. Never raises for what the payload holds."""
 
 
+def read_definition(file: BinaryIO) -> str:
+    """The text of a file, without a byte order mark; of one that is too large so much that this is seen.
+
+    Raises `UnicodeDecodeError`.
+    """
+    most = MAX_DEFINITION_BYTES + 8  # with room for the mark, and for a character that is cut off
+    content = file.read(most)
+    return codecs.getincrementaldecoder("utf-8-sig")().decode(content, len(content) < most)
+
+
 def prepare(schema: Schema) -> Schema:
     """Checks a definition that is to be registered, and compiles what no request should have to.
 
@@ -97,7 +108,9 @@ def forget() -> None:
 
 
 def _memory(schema: Schema) -> int:
-    return (len(schema.definition) + len(schema.compiled)) * MEMORY.get(schema.type, 1)
+    """About how much memory it takes; nothing is made of a definition that is too large, but its text is kept."""
+    size = len(schema.definition) + len(schema.compiled)
+    return size if len(schema.definition) > MAX_DEFINITION_BYTES else size * MEMORY.get(schema.type, 1)
 
 
 _compiled: Remembered[Schema, Validator | BadSchema] = Remembered(MAX_COMPILED, MAX_COMPILED_BYTES, _memory)

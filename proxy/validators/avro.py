@@ -22,6 +22,7 @@ _LOOKS_LIKE_JSON = re.compile(rb"[ \t\r\n]*[\[{]")
 _MARK = b"\xc3\x01"
 MAX_BRACKETS = avro_json.MAX_STEPS // 2
 _decode = msgspec.json.Decoder().decode
+_element = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Avro:
@@ -53,11 +54,11 @@ class Avro:
     def _as_json(self, payload: bytes) -> list[Violation]:
         # Brackets in strings are counted too. So many objects take long to make, and more than all steps to check.
         if payload.count(b"[") + payload.count(b"{") > MAX_BRACKETS:
-            return [Violation("", "size", f"has more than {MAX_BRACKETS} brackets that open")]
+            return self._beyond(payload, f"has more than {MAX_BRACKETS} brackets that open")
         try:
             document = _decode(payload)
         except msgspec.ValidationError:
-            return [Violation("", "size", "has a number that is out of the range of all types")]
+            return self._beyond(payload, "has a number that is out of the range of all types")
         except RecursionError:
             return [Violation("", "depth", f"is nested too deeply (at most {avro_json.MAX_DEPTH} levels)")]
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -65,6 +66,11 @@ class Avro:
                 return []
             return [Violation("", "encoding", f"is neither Avro's binary encoding nor JSON: {reason(payload, error)}")]
         return avro_json.violations(self._check, document)
+
+    def _beyond(self, payload: bytes, message: str) -> list[Violation]:
+        """What is wrong with JSON that is not looked at; what is none after all is binary."""
+        wrong = Violation("", "size", message) if _is_json(payload) else self._as_binary(payload)
+        return [] if wrong is None else [wrong]
 
     def _is_scalar(self, payload: bytes) -> bool:
         """Whether it is a string, a number, true, false or null in JSON, and valid."""
@@ -83,3 +89,15 @@ class Avro:
         """What begins the single-object encoding of this schema's values."""
         form = to_parsing_canonical_form(avro_schema.canonical(self._root))
         return _MARK + bytes.fromhex(fingerprint(form, "CRC-64-AVRO"))
+
+
+def _is_json(payload: bytes) -> bool:
+    """Whether it is well-formed; makes no objects."""
+    try:
+        payload.decode()
+        _element(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    except RecursionError:  # which is told as such
+        return True
+    return True

@@ -16,6 +16,7 @@ import msgspec
 
 from proxy.errors import BadSchema
 from proxy.shaping import reason
+from proxy.validators import MAX_DEFINITION_BYTES
 
 MAX_DEPTH = 64
 MAX_SUBSCHEMAS = 2000
@@ -68,6 +69,8 @@ def parsed(text: str) -> Any:
         encoded = text.encode()
     except UnicodeEncodeError:
         raise BadSchema("the definition is not JSON: it has a lone surrogate in it") from None
+    if len(encoded) > MAX_DEFINITION_BYTES:
+        raise BadSchema(f"the definition is larger than {MAX_DEFINITION_BYTES} bytes")
     try:
         document = msgspec.json.decode(encoded)
     except RecursionError:
@@ -113,10 +116,14 @@ def draft_of(document: Any) -> Draft:
     name = document.get("$schema") if isinstance(document, dict) else None
     if name is None:
         return _NEWEST
-    draft = DRAFTS.get(name.removesuffix("#")) if isinstance(name, str) else None
+    draft = _draft_named(name)
     if draft is None:
         raise BadSchema(f"/$schema: unknown; use one of {', '.join(DRAFTS)}")
     return draft
+
+
+def _draft_named(name: Any) -> Draft | None:
+    return DRAFTS.get(name.removesuffix("#")) if isinstance(name, str) else None
 
 
 def define(text: str) -> Definition:
@@ -148,7 +155,6 @@ class _Walk:
         self._dynamic: dict[str, str] = {}  # anchor -> the document that has it
         self._references: list[tuple[dict[str, Any], str, str]] = []  # schema, place, base
         self._seen: set[int] = set()
-        self._dialect = document.get("$schema") if isinstance(document, dict) else None
         self._visit(document, "", "")
 
     def tied(self) -> dict[str, Any]:
@@ -182,7 +188,8 @@ class _Walk:
 
     def _identify(self, schema: dict[str, Any], place: str, base: str) -> str:
         """Notes the names that a schema has, and takes them out; the base of the references in it."""
-        if schema.pop("$schema", self._dialect) != self._dialect:
+        dialect = schema.pop("$schema", None)
+        if dialect is not None and _draft_named(dialect) is not self._draft:
             raise BadSchema(f"{place}/$schema: a definition has one draft for all of it")
         name = schema.pop(self._draft.id, None)
         if isinstance(name, str) and not (self._draft.ref_alone and "$ref" in schema):

@@ -120,4 +120,5 @@ def _inner(field: FieldDescriptor, type_: Descriptor, value: Any) -> Iterator[tu
     elif not type_.GetOptions().map_entry:
         yield from ((f"[{index}]", one) for index, one in enumerate(value))
     elif type_.fields_by_name["value"].message_type is not None:
-        yield from ((f"[{json.dumps(key)}]", value[key]) for key in value)
+        # proto2 has keys that are not UTF-8; they come as bytes, and the library hands out no value for them.
+        yield from ((f"[{json.dumps(key)}]", value[key]) for key in value if not isinstance(key, bytes))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from proxy.brokers import memphis_stations
 from proxy.brokers.memphis import MemphisSession
+from proxy.brokers.memphis_connection import MemphisConnection
+from proxy.dead_letters import outcome
+from proxy.errors import AckTimeout, BrokerAway
 from proxy.messages import UNKNOWN, Demand, Message
 from proxy.producer import Producer
 from tests.brokers.memphis_standin import RECORDED, Standin
@@ -106,6 +110,20 @@ def test_the_pool_gives_dead_letters_to_a_broker_that_keeps_them(standin: Standi
     eventually(lambda: len(standin.bodies("$memphis_schemaverse_dls")) == 1)
 
 
+def test_the_pool_does_not_say_that_a_letter_failed_which_may_be_on_its_way(
+    started: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that does not come back in time may have sent it."""
+
+    async def wait(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(MemphisSession, "dead_letter", wait)
+    bridge, pool = started._running(), started._pool
+    with pytest.raises(AckTimeout):
+        bridge.run(pool.dead_letter, ROOT, ORDERS, [(Message(b"nope", (), "id"), "why")], 0.1, timeout=3)
+
+
 def test_the_pool_knows_what_stations_demand(standin: Standin, started: Producer) -> None:
     """Unknown at first, then asked for, and looked up from any thread."""
     standin.schemas["orders"] = RECORDED["schemas"]["avro"]
@@ -148,6 +166,28 @@ def test_a_dead_letter_that_is_too_large_is_not_sent(standin: Standin) -> None:
         assert too_large.status == 413
         assert sent is None
         assert session.alive
+
+    as_session(standin, work)
+
+
+def test_a_dead_letter_that_the_broker_has_perhaps_not_read_is_unknown(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sent, and no word came whether it was read; one that was not sent stays what it is."""
+
+    async def away(connection: MemphisConnection) -> None:
+        connection.flush()
+        raise BrokerAway
+
+    async def work(session: MemphisSession) -> None:
+        await session.demands.read(ORDERS)
+        monkeypatch.setattr(MemphisConnection, "settled", away)
+        large, small = Message(b"L" * (5 << 20), (), "a"), Message(b"s", (), "b")
+        results = await session.dead_letter(ORDERS, [(large, "why"), (small, "why")])
+        assert [type(result).__name__ for result in results] == ["TooLarge", "AckTimeout"]
+        assert outcome(results[1]).startswith("unknown: ")
+        await eventually_on_loop(lambda: standin.bodies("$memphis_schemaverse_dls"))
+        monkeypatch.undo()
 
     as_session(standin, work)
 

@@ -257,6 +257,19 @@ def test_the_values_are_json_that_other_tools_read_and_write(server: NatsServer)
     run(work())
 
 
+def test_a_version_that_others_wrote_uncompiled_is_replaced(server: NatsServer) -> None:
+    """The same definition put by us is another version, else its stations could never use it."""
+
+    async def work(one: Registry) -> None:
+        await one.put_schema("order", PROTO)
+        await one.bucket.put("schema.order.1", msgspec.json.encode(msgspec.structs.replace(PROTO, compiled=b"")))
+        assert await one.put_schema("order", PROTO) == (2, True)
+        assert (await one.get_schema("order")).schema == PROTO
+        assert await one.put_schema("order", PROTO) == (2, False)
+
+    alone(server, work)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -345,3 +358,18 @@ def test_keys_that_are_none_of_ours_are_left_alone(server: NatsServer) -> None:
         await one.delete_schema("order")
 
     alone(server, work)
+
+
+def test_subjects_that_are_no_keys_are_left_alone(server: NatsServer) -> None:
+    """Anyone with the right to write to the bucket may publish to them; schemas are listed and deleted all the same."""
+
+    async def work() -> None:
+        async with registry(server) as one, client(server) as other:
+            await one.put_schema("order", ANY)
+            for key in ("station.a:b", "station.ä", "schema.ä", "schema.order.ä"):
+                await other.jetstream().publish(f"$KV.{BUCKET}.{key}", b"x")
+            assert [head.name for head in await one.list_schemas()] == ["order"]
+            await one.delete_schema("order")
+            assert await one.list_schemas() == []
+
+    run(work())

@@ -228,3 +228,20 @@ def test_a_valid_message_takes_microseconds() -> None:
     for _ in range(1_000):
         validator.violations(body)
     assert time.process_time() - began < 0.2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"id": -46, "name": "1e999"},  # begins with a bracket, white space and a number beyond all types
+        {"id": -46, "name": "{" * 150_000},
+    ],
+)
+def test_binary_data_that_begins_like_json_beyond_the_limits_is_binary(value: dict[str, Any]) -> None:
+    """Only what is JSON to its end is judged as JSON, and refused where that has limits."""
+    order = avro(ORDER)
+    payload = _binary(ORDER, value)
+    assert order.violations(payload) == []
+    assert told(order.violations(payload + b"\0")) == [("", "encoding")]
+    for document in (b'{"id": 1e999, "name": ""}', b'{"id": [' + b"[]," * 150_000 + b'1], "name": ""}'):
+        assert told(order.violations(document)) == [("", "size")]

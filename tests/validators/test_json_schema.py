@@ -276,6 +276,16 @@ def test_numbers_beyond_judging(payload: bytes) -> None:
     assert [found[:2] for found in _told({}, payload)] == [("", "number")]
 
 
+@pytest.mark.parametrize("name", [D7, f"{D7}#"])
+def test_the_draft_may_be_named_again_further_below(name: str) -> None:
+    """As bundled schemas do; with or without the empty fragment it is the same one."""
+    definition = {"$schema": f"{D7}#", "properties": {"a": {"$schema": name, "type": "null"}}}
+    assert _told(definition, b'{"a": null}') == []
+    assert [found[0] for found in _told(definition, b'{"a": 1}')] == ["/a"]
+    newest = {"properties": {"a": {"$schema": D2020, "type": "null"}}}
+    assert [found[0] for found in _told(newest, b'{"a": 1}')] == ["/a"]
+
+
 @pytest.mark.parametrize(
     ("definition", "reason"),
     [

@@ -236,3 +236,28 @@ def test_many_large_exponents_are_judged_alike() -> None:
     for count in (10, 2_000):
         assert validator.violations(b"[" + b"1e300," * count + b"1e300]") == []
         assert validator.violations(b"[" + b"1e300," * count + b"1e301]")
+
+
+def test_a_definition_that_no_route_would_take_is_not_compiled_either() -> None:
+    """Whoever may write to the registry's bucket can put one there that is as large as the broker's messages."""
+    large = _schema({"const": [[]] * validators.MAX_DEFINITION_BYTES})
+    with pytest.raises(BadSchema, match="larger than"):
+        JsonSchema(large)
+
+
+def test_a_definition_that_is_too_large_drives_out_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stations whose schemas are good do not have them compiled again for each message."""
+    compiled: list[Schema] = []
+    compile_ = JsonSchema.__init__
+
+    def count(self: JsonSchema, schema: Schema) -> None:
+        compiled.append(schema)
+        compile_(self, schema)
+
+    monkeypatch.setattr(JsonSchema, "__init__", count)
+    large = _schema("x" * (8 << 20))
+    good = [_schema({"title": f"station {number}"}) for number in range(3)]
+    validators.forget()
+    for schema in [large, *good] * 3:
+        validators.compiled_or_not(schema)
+    assert len(compiled) == 4

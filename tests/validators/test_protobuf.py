@@ -196,6 +196,15 @@ def test_required_fields_are_named(payload: bytes, name: str, pointers: list[str
     assert {(one.keyword, one.message) for one in found} <= {("required", "required field is missing")}
 
 
+def test_a_required_field_below_a_key_that_is_not_text_is_missed() -> None:
+    """proto2 lets such keys pass, and the library gives no access to their values: told without a place."""
+    payload = b"\x08\x01\x1a\x05\x0a\x01\xff\x12\x00"
+    assert violations(PROTO2, payload + b"\x12\x00", REQUIRED)[0].pointer == "inner.x"
+    (found,) = violations(PROTO2, payload, REQUIRED)
+    assert (found.pointer, found.keyword) == ("", "required")
+    assert violations(PROTO2, b"\x08\x01\x1a\x07\x0a\x01\xff\x12\x02\x08\x01", REQUIRED) == []
+
+
 def test_strict_tells_both() -> None:
     """What is missing, and what is unknown."""
     found = violations(PROTO2, b"\x50\x01", "Required", strict=True)
