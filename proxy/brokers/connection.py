@@ -227,7 +227,8 @@ class Connection:
                     raise asyncio.TimeoutError
             pong.result()
         finally:
-            pong.cancel()
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                pong.cancel()
 
     def _on_reply(self, subject: bytes, data: bytes, headers: bytes | None) -> None:
         """Anyone who listens to a station may send something here: what has not the form of a reply is none."""
@@ -304,6 +305,8 @@ class Connection:
         if not self.alive:
             return
         self.alive = False
+        if self._checking is not None and self._checking is not asyncio.current_task():
+            self._checking.cancel()
         waiting, self._waiting = self._waiting, {}
         for entry in waiting.values():
             entry.owner.lost(entry.item)

@@ -224,6 +224,25 @@ def test_a_check_ends_a_connection_that_gives_no_sign_of_life(server: NatsServer
     run(work())
 
 
+def test_a_check_ends_with_its_connection(server: NatsServer) -> None:
+    """At once: a task that is left when the loop ends complains."""
+
+    async def work() -> None:
+        async with connected(server.url) as connection:
+            server.pause()
+            try:
+                connection.check()
+                check = connection._checking
+                await asyncio.sleep(0)
+                await connection.close()
+            finally:
+                server.resume()
+            assert check is not None
+            await eventually_on_loop(check.done, 1)
+
+    run(work())
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("_impatient")
 def test_a_check_sees_that_nobody_reads_any_more() -> None:
