@@ -17,6 +17,7 @@ from proxy.messages import station_named
 from proxy.producer import Producer
 from proxy.sealing import derive, seal
 from tests.application import settings
+from tests.uncollected import uncollected
 
 SECRET, OTHER = "s" * 32, "t" * 32
 USER, STATION = Credentials("root", "memphis"), station_named("orders")
@@ -98,14 +99,10 @@ def test_many_wrong_ids_leave_nothing_and_hold_up_nobody(monkeypatch: pytest.Mon
     pauses: list[float] = []
     monkeypatch.setattr("proxy.breathing.time", SimpleNamespace(sleep=pauses.append))
     consumer = Consumer(settings(), Producer(settings()))
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         with contextlib.suppress(AcksFailed):
             consumer.ack(USER, STATION, ["x"] * 5000)
         assert sum(isinstance(one, BadBody) for one in gc.get_objects()) < 10
-    finally:
-        gc.enable()
     assert len(pauses) >= 20
 
 

@@ -13,6 +13,7 @@ from werkzeug.routing import BaseConverter, Map, Rule, ValidationError
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from proxy.application import MAX_HOSTS, MAX_MATCHED, MAX_PATH, Application
+from tests.uncollected import uncollected
 
 
 def seen() -> dict[str, Any]:
@@ -225,11 +226,7 @@ def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
 
     environ = EnvironBuilder("/small").get_environ()
     serve()
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         for _ in range(20):
             serve()
         assert gc.collect() < 20
-    finally:
-        gc.enable()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from proxy import checking, validators
 from proxy.errors import BadRegistry, BatchFailed, Overloaded, SchemaViolation, encode, to_response
 from proxy.messages import Demand, Manner, Schema
 from tests.languages import Words, words
+from tests.uncollected import Payload, no_payloads, uncollected
 
 FOREVER = float("inf")
 
@@ -160,20 +160,12 @@ print(turns)
 """
 
 
-class Payload(bytes):
-    """A payload that the garbage collector knows."""
-
-
 @pytest.mark.parametrize(("type_", "definition"), [("json", "{"), ("avro", "{"), ("graphql", "type {")])
 def test_a_schema_that_cannot_be_used_keeps_no_payload(type_: str, definition: str) -> None:
     """Why it cannot is remembered; the payload of whoever found out may have megabytes."""
     validators.forget()
     demand = Demand(name="bad", version=1, schema=Schema(type=type_, definition=definition))
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         with contextlib.suppress(BadRegistry):
             checking.check(demand, Payload(b"x"))
-        assert not any(isinstance(one, Payload) for one in gc.get_objects())
-    finally:
-        gc.enable()
+        assert no_payloads()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from proxy.errors import GatewayError, OpenBroker, Stopping
 from proxy.extension import Stations
 from tests.application import Api, payloads, running, settings, stored
 from tests.servers import NatsServer, eventually, free_port
+from tests.uncollected import Payload, no_payloads, uncollected
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,6 @@ def app(broker: NatsServer) -> Iterator[Flask]:
             return {"claims": get_jwt(), "identity": get_jwt_identity()}
 
         yield app
-
-
-class Payload(bytes):
-    """A payload that the garbage collector knows."""
 
 
 def _send(api: Api, station: str, message: Any = "x", **asked: Any) -> Any:
@@ -196,11 +192,7 @@ def test_a_route_that_lives_with_a_failure_leaves_no_payload(broker: NatsServer,
         stations = app.extensions["stations"]
         stations.start()
         caller = {"HTTP_AUTHORIZATION": f"Bearer {stations.tokens.issue(Credentials('root', 'memphis')).access}"}
-        gc.collect()
-        gc.disable()
-        try:
+        with uncollected():
             with app.test_request_context("/", environ_overrides=caller), contextlib.suppress(GatewayError):
                 stations.produce("nowhere", Payload(b"x"))
-            eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
-        finally:
-            gc.enable()
+            eventually(no_payloads)

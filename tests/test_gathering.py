@@ -16,6 +16,7 @@ from proxy.gathering import MOST_BYTES_TOGETHER, MOST_TOGETHER, Consignment, Gat
 from proxy.messages import Ack, Message, Station
 from proxy.replies import GaveUp
 from proxy.waiters import GeventWaiter
+from tests.uncollected import Payload, uncollected
 
 ANN, BOB = Credentials("ann", "x"), Credentials("bob", "x")
 ORDERS, BILLS = Station("orders", "orders"), Station("bills", "bills")
@@ -125,10 +126,6 @@ def test_nobody_waits_at_a_bridge_that_takes_nothing(bridge: Bridge) -> None:
     assert isinstance(gevent.spawn(gathering.store, ANN, ORDERS, Message(b"x", (), "n.x"), 1).get(timeout=10), Stopping)
 
 
-class Payload(bytes):
-    """A payload that the garbage collector knows."""
-
-
 @pytest.mark.parametrize("batch", [False, True])
 def test_what_a_job_refuses_is_gone_without_the_garbage_collector(bridge: Bridge, batch: bool) -> None:
     """A payload may have megabytes, and many repeat while the broker is away."""
@@ -139,9 +136,7 @@ def test_what_a_job_refuses_is_gone_without_the_garbage_collector(bridge: Bridge
     told: list[tuple[Any, Any]] = []
     gathering = Gathering(bridge, refuse, 10.0, 1.0)
     message = Message(Payload(b"x"), (), "namespace012.x")
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         if batch:
             receiver = Consignment(1, "k", lambda tag, result: told.append((tag, result)), None)
             gathering.send(ANN, ORDERS, [message], 1, receiver)
@@ -153,8 +148,6 @@ def test_what_a_job_refuses_is_gone_without_the_garbage_collector(bridge: Bridge
         with gevent.Timeout(10):
             while any(isinstance(one, Payload) for one in gc.get_objects()):
                 gevent.sleep(0.01)
-    finally:
-        gc.enable()
 
 
 def test_many_are_several_jobs(bridge: Bridge) -> None:

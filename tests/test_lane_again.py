@@ -21,6 +21,7 @@ from proxy.http1_responses import Response
 from proxy.lane import Again
 from proxy.messages import Ack
 from tests.test_lane import BATCH, EXTENSIONS, JSON, SINGLE, TEXT, Site, make, url
+from tests.uncollected import uncollected
 
 __all__ = ["make", "url"]  # fixtures
 
@@ -356,12 +357,8 @@ def test_an_offer_leaves_nothing_to_the_garbage_collector(site: Site) -> None:
         posts.done.pop()[0]((asker, time.perf_counter(), 1), Ack(None, False))
 
     ask()
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         for _ in range(20):
             ask()
         assert gc.collect() < 20
-    finally:
-        gc.enable()
     assert len(asker.answers) == 21

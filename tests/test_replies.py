@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from proxy.errors import Overloaded, Stopping
 from proxy.replies import GaveUp, Reply
 from proxy.waiters import GeventWaiter, ThreadWaiter
 from tests.test_bridge import at_once, never, nothing
+from tests.uncollected import uncollected
 
 
 class Heard:
@@ -71,9 +71,7 @@ def test_a_posted_job_answers_its_receiver(called: Bridge) -> None:
 
 def test_what_has_ended_is_gone_without_the_garbage_collector(called: Bridge) -> None:
     """Else a worker would stand still now and then, to look for what thousands of replies have left behind."""
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         heard = Heard()
         called.post(heard, lambda reply: (reply.tell(1), reply.set(2)), timeout=5)
         heard.wait()
@@ -82,8 +80,6 @@ def test_what_has_ended_is_gone_without_the_garbage_collector(called: Bridge) ->
         with gevent.Timeout(10):
             while gone() is not None:
                 gevent.sleep(0.001)
-    finally:
-        gc.enable()
 
 
 def test_a_posted_job_that_raises_tells_its_receiver(called: Bridge) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import Any, cast
 
 import pytest
@@ -18,10 +17,7 @@ from proxy.messages import Demand, Message, Schema, Station
 from proxy.storing import Storing, payloads_of, size_of
 from proxy.waiters import ThreadWaiter
 from tests.servers import eventually
-
-
-class Payload(bytes):
-    """A payload that the garbage collector knows."""
+from tests.uncollected import Payload, no_payloads, uncollected
 
 
 class Refusing:
@@ -53,17 +49,15 @@ def test_a_dead_letter_that_cannot_be_kept_is_gone_without_the_garbage_collector
     bridge = Bridge(nothing, nothing, waiter=ThreadWaiter())
     bridge.start()
     storing = Storing(bridge, cast(Pool, Refusing(keeps_letters)), 5.0)
-    gc.collect()
-    gc.disable()
     try:
-        message = Message(Payload(b"[]"), (), "namespace012.x")
-        (refusal,) = storing.store(Credentials("ann", "x"), Station("orders", "orders"), [message], "apart")
-        assert isinstance(refusal, SchemaViolation)
-        assert refusal.fields["dead_letter"].startswith("failed: ")
-        del message
-        eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
+        with uncollected():
+            message = Message(Payload(b"[]"), (), "namespace012.x")
+            (refusal,) = storing.store(Credentials("ann", "x"), Station("orders", "orders"), [message], "apart")
+            assert isinstance(refusal, SchemaViolation)
+            assert refusal.fields["dead_letter"].startswith("failed: ")
+            del message
+            eventually(no_payloads)
     finally:
-        gc.enable()
         bridge.stop(0)
 
 

@@ -1,7 +1,7 @@
 """nats-py's client with what a connection needs beside it.
 
-Private parts of nats-py are used, each guarded by `tests/brokers/test_connection.py`: `_transport.write` takes a whole
-group of frames at once, and its writer knows what has not left yet; `_process_msg` hands messages over
+Private parts of nats-py are used, guarded by `tests/brokers/test_connection.py` and `test_wire.py`: `_transport.write`
+takes a whole group of frames at once, and its writer knows what has not left yet; `_process_msg` hands messages over
 without a queue and a task between; `_process_info` is where TLS is insisted on.
 """
 

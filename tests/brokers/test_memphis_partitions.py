@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from tests.brokers.memphis_standin import Standin
 from tests.brokers.test_memphis_consuming import Producers, Reader, wanted
 from tests.brokers.tools import ROOT, Operator, eventually_on_loop, run
 from tests.servers import eventually
+from tests.uncollected import Payload, no_payloads, uncollected
 
 
 @pytest.mark.slow
@@ -74,10 +74,6 @@ def test_acks_that_one_partition_does_not_take_are_told(
     assert told == [3]
 
 
-class Payload(bytes):
-    """A payload that the garbage collector knows."""
-
-
 class Denying:
     """A connection on which nothing may be asked."""
 
@@ -101,11 +97,7 @@ def test_what_may_not_be_compared_is_gone_without_the_garbage_collector() -> Non
         session._stations = cast(Stations, SimpleNamespace(found=lambda station: None))
         session._api = Api(cast(Connection, Denying()))
         assert await session.stored(station_named("many"), Message(Payload(b"x"), (), "id"), 1) is None
-        await eventually_on_loop(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
+        await eventually_on_loop(no_payloads)
 
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         run(compared())
-    finally:
-        gc.enable()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from tests.brokers.memphis_standin import Standin
 from tests.brokers.memphis_tools import CREATIONS, LIMITED, ORDERS, as_session
 from tests.brokers.tools import ROOT, facts, failure, settings
 from tests.servers import eventually
+from tests.uncollected import Payload, no_payloads, uncollected
 
 DENIED, ALLOWED = station_named("rb-denied"), station_named("rb-allowed-1")
 
@@ -94,20 +94,12 @@ def test_who_is_refused_again_and_again_costs_one_question(standin: Standin, sta
     assert len(standin.bodies(CREATIONS)) <= 2
 
 
-class Payload(bytes):
-    """A payload that the garbage collector knows."""
-
-
 def test_what_is_remembered_of_a_refusal_has_no_payload(standin: Standin, started: Producer) -> None:
     """It may have megabytes, and there may be thousands of stations that a user may not use."""
     standin.make("rb-denied")
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         let_go(failure(lambda: started.single(LIMITED, DENIED, Payload(b"x"), ())))
-        eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
-    finally:
-        gc.enable()
+        eventually(no_payloads)
 
 
 @pytest.mark.slow
@@ -118,13 +110,9 @@ def test_a_message_for_which_the_broker_was_too_busy_is_gone_without_the_garbage
     monkeypatch.setattr(memphis_stations, "CONTROL_SECONDS", 0.1)
     started = producer(settings(standin.url, PRODUCE_TIMEOUT_SECONDS="2"))
     standin.silent.add(CREATIONS)
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         let_go(failure(lambda: started.single(ROOT, ORDERS, Payload(b"x"), ())))
-        eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
-    finally:
-        gc.enable()
+        eventually(no_payloads)
 
 
 def test_a_user_may_not_make_any_station(standin: Standin, started: Producer) -> None:

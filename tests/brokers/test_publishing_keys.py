@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import string
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from proxy.messages import Ack, station_named
 from proxy.producer import Producer
 from tests.brokers.tools import ROOT, Operator, facts, failure, settings
 from tests.servers import NatsServer, eventually
+from tests.uncollected import Payload, no_payloads, uncollected
 
 ORDERS = station_named("orders")
 ALICE = Credentials("alice", "a")
@@ -58,20 +58,12 @@ def test_a_key_cannot_be_compared_by_who_may_not_read(started: Producer, operato
     assert operator.payloads("orders") == [b"first"]
 
 
-class Payload(bytes):
-    """A payload that the garbage collector knows."""
-
-
 def test_what_cannot_be_compared_is_gone_without_the_garbage_collector(started: Producer) -> None:
     """A payload may have megabytes, and whoever may not read may repeat a thousand times."""
     started.single(ALICE, ORDERS, b"x", (), key="k")
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         assert started.single(ALICE, ORDERS, Payload(b"x"), (), key="k") == Ack(1, True)
-        eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
-    finally:
-        gc.enable()
+        eventually(no_payloads)
 
 
 def test_a_key_whose_message_is_gone_is_a_duplicate(started: Producer, operator: Operator) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,12 +14,9 @@ from proxy.producer import Producer
 from tests.brokers.fakes import INFO, Answer, FakeNats, Published, message_id, no_responders, reply, station
 from tests.brokers.tools import ROOT, facts, failure, outcomes, settings
 from tests.servers import eventually
+from tests.uncollected import Payload, no_payloads, uncollected
 
 ORDERS = station_named("orders")
-
-
-class Payload(bytes):
-    """A payload that the garbage collector knows."""
 
 
 FIRST = 2  # connection 1 is that of the start, which sees whether there is a broker
@@ -372,11 +368,7 @@ def test_a_known_key_is_compared_when_the_connection_has_come_back(fake: Fakes, 
             raise ConnectionError
         return reply(message, b'{"message":{"data":"eA=="}}')
 
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         assert producing(fake(answer)).single(ROOT, ORDERS, Payload(b"x"), (), "key") == Ack(1, None)
         assert asked == [FIRST, FIRST + 1]
-        eventually(lambda: not any(isinstance(one, Payload) for one in gc.get_objects()))
-    finally:
-        gc.enable()
+        eventually(no_payloads)
