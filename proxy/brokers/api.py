@@ -17,6 +17,7 @@ from proxy.brokers.tokens import tokens
 from proxy.errors import BrokerAway, BrokerRefused, ChangeUnconfirmed, Forbidden, GatewayError, TooLarge
 
 API_SECONDS = 2.0
+ASK_SECONDS = (0.5,) * 4  # API_SECONDS in all; each is the wait after one time of asking
 HEARS_SECONDS = 1.0
 HEARS_TRIES = 4
 HEARS_PAUSE_SECONDS = 0.1
@@ -104,13 +105,25 @@ class Api:
             raise BrokerRefused("the broker's answer cannot be understood") from None
 
     async def request(self, subject: str, payload: bytes) -> Response:
-        """One message without headers, and the answer to it."""
+        """One message without headers, and the answer to it.
+
+        It is asked again until there is one: what is asked while a cluster elects a leader is never answered.
+        """
         token = tokens.take(1)
         frame = frames.request(subject, self.connection.reply_subject(token), payload)
-        return await self._exchange(Question(subject, self.connection), token, frame)
+        return await self._exchange(Question(subject, self.connection), token, frame, ASK_SECONDS)
+
+    async def try_out(self, subject: str, head: bytes) -> Response:
+        """One message whose header block has the stream refuse it, and the answer; asked again as a `request` is."""
+        token = tokens.take(1)
+        frame = frames.publish(subject, self.connection.reply_subject(token), (len(head), head))
+        return await self._exchange(Question(subject, self.connection), token, frame, ASK_SECONDS)
 
     async def publish(self, subject: str, head: bytes, payload: bytes) -> Response:
-        """One message with a header block, and the stream's answer. Raises `TooLarge`, `ChangeUnconfirmed`."""
+        """One message with a header block, and the stream's answer. Raises `TooLarge`, `ChangeUnconfirmed`.
+
+        It is sent once, as it may be stored without an answer.
+        """
         data = head + payload
         if len(data) > self.connection.max_payload:
             raise TooLarge(
@@ -121,17 +134,21 @@ class Api:
             raise BrokerAway
         token = tokens.take(1)
         frame = frames.publish(subject, self.connection.reply_subject(token), (len(head), data))
-        return await self._exchange(Change(subject, self.connection), token, frame)
+        return await self._exchange(Change(subject, self.connection), token, frame, (API_SECONDS,))
 
-    async def _exchange(self, question: Question, token: int, frame: bytes) -> Response:
-        self.connection.send(question, 0, token, question.subject, frame)
+    async def _exchange(self, question: Question, token: int, frame: bytes, waits: tuple[float, ...]) -> Response:
+        """Sends it once for each of the waits, until it is answered."""
         try:
-            return await asyncio.wait_for(question.answer, API_SECONDS)
-        except asyncio.TimeoutError:
+            for seconds in waits:
+                self.connection.send(question, 0, token, question.subject, frame)
+                await asyncio.wait({question.answer}, timeout=seconds)
+                if question.answer.done():
+                    return question.answer.result()
             self.connection.check()
-            raise question.late() from None
+            raise question.late()
         finally:
             self.connection.forget(token)
+            question.answer.cancel()
 
 
 async def hears(listener: Connection, speaker: Connection) -> bool:

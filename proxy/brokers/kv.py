@@ -8,6 +8,7 @@ Nothing here watches: a session may subscribe to a bucket's subjects and take wh
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import re
@@ -19,11 +20,14 @@ import msgspec
 from proxy.brokers import answers
 from proxy.brokers.answers import ApiError
 from proxy.brokers.api import Api, Response
-from proxy.errors import BrokerRefused, ChangeUnconfirmed, Conflict, Forbidden
+from proxy.errors import BrokerAway, BrokerRefused, ChangeUnconfirmed, Conflict, Forbidden
 
 MAX_KEYS = 10_000  # that one question about a bucket may be about
 TTL_SINCE = (2, 11)
 KEY = re.compile(r"[-/_=A-Za-z0-9]+(?:\.[-/_=A-Za-z0-9]+)*")
+
+HEARD_SECONDS = (0.05, 0.1, 0.25, 0.6)  # pauses between attempts to be heard by a new bucket
+FOR_NOBODY = b"NATS/1.0\r\nNats-Expected-Stream: -\r\n\r\n"
 
 # err_code of the JetStream API
 NO_STREAM = 10059
@@ -87,7 +91,7 @@ class Bucket:
         self.name, self.stream, self.prefix = name, f"KV_{name}", f"$KV.{name}."
         self.on_write: Callable[[str], None] = lambda key: None
         self._api, self._replicas, self._expiring = api, replicas, expiring
-        self._is_there = False
+        self._is_there = self._is_new = False
         self._direct_first = False
 
     # ---- reading -----------------------------------------------------------------------------------------------
@@ -220,7 +224,7 @@ class Bucket:
         info: Info = await self._api.ask(f"STREAM.CREATE.{self.stream}", self._config(), Info)
         if info.error is not None and info.error.err_code != NAME_IN_USE:
             raise BrokerRefused(f"the broker did not create bucket {self.name}: {info.error.description}")
-        self._is_there = True
+        self._is_there = self._is_new = True
 
     async def _write(self, key: str, value: bytes, headers: list[str], seconds: float = 0.0) -> int:
         if seconds:
@@ -246,6 +250,22 @@ class Bucket:
                 await self.entry(key)
         if not self._is_there:
             await self.ensure()
+        if self._is_new:
+            await self._be_heard(key)
+
+    async def _be_heard(self, key: str) -> None:
+        """Waits until a bucket that has just been created hears what is sent from here, but not for long.
+
+        In a cluster this server may not know yet who takes its keys. Then it says that nobody does, or is silent where
+        sessions listen for hints. What is sent to find out is for no stream of any name.
+        """
+        with contextlib.suppress(BrokerAway):
+            for pause in HEARD_SECONDS:
+                response = await self._api.try_out(self._subject(key), FOR_NOBODY)
+                if not response.from_nobody:
+                    break
+                await asyncio.sleep(pause)
+        self._is_new = False
 
     def _revision(self, response: Response) -> int:
         answer = None if response.status else answers.decode(response.data)

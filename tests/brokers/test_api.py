@@ -13,7 +13,7 @@ from proxy.brokers.api import Api, hears
 from proxy.brokers.connection import Connection, connect
 from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, BrokerRefused, ChangeUnconfirmed, Forbidden, TooLarge
-from tests.brokers.fakes import FakeNats
+from tests.brokers.fakes import FakeNats, Published, reply
 from tests.brokers.tools import USERS, Operator, client, connected, eventually_on_loop, flushed, options, run
 from tests.servers import NatsServer
 
@@ -177,6 +177,27 @@ def test_what_is_not_answered_is_told_after_two_seconds() -> None:
 
     with contextlib.closing(FakeNats(lambda server, published: b"")) as fake:
         run(work(fake.url))
+
+
+@pytest.mark.slow
+def test_a_question_is_asked_again_until_it_is_answered_and_a_change_is_not() -> None:
+    """What is asked while a cluster elects a leader is lost."""
+
+    def answer(server: FakeNats, published: Published) -> bytes:
+        return reply(published, b"answer") if (published.subject, published.number) == ("question", 3) else b""
+
+    async def work(url: str) -> None:
+        async with connected(url) as connection:
+            api = Api(connection)
+            change = asyncio.create_task(_publish(api, "change", b""))
+            assert (await api.request("question", b"")).data == b"answer"
+            with pytest.raises(ChangeUnconfirmed):
+                await change
+
+    with contextlib.closing(FakeNats(answer)) as fake:
+        run(work(fake.url))
+        assert [published.subject for published in fake.published].count("change") == 1
+        assert len({published.reply for published in fake.published if published.subject == "question"}) == 1
 
 
 @pytest.mark.parametrize(

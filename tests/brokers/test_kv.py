@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from proxy.brokers.connection import connect
 from proxy.brokers.kv import Bucket
 from proxy.credentials import Credentials
 from proxy.errors import BrokerRefused, Conflict, Forbidden, TooLarge
+from tests.brokers.fakes import FakeNats, Published, no_responders, reply
 from tests.brokers.tools import USERS, Operator, client, connected, eventually_on_loop, options, run
 from tests.servers import NatsServer
 
@@ -262,6 +264,34 @@ def test_a_bucket_that_was_deleted_is_made_again(server: NatsServer) -> None:
             assert await things.create("a", b"2") == 1
 
     run(work())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaf", [no_responders, lambda published: b""], ids=["nobody", "silence"])
+def test_a_new_bucket_is_written_to_once_it_hears(deaf: Callable[[Published], bytes]) -> None:
+    """In a cluster it takes a moment. The first that are sent are for no stream, so that none of them is stored."""
+    told = {"STREAM.MSG.GET": {"error": {"err_code": 10059}}, "STREAM.CREATE": {}}
+
+    def answer(server: FakeNats, published: Published) -> bytes:
+        if published.subject.startswith("$JS.API."):
+            verb = published.subject.removeprefix("$JS.API.").removesuffix(".KV_things")
+            return reply(published, json.dumps(told[verb]).encode())
+        if published.number <= 2:
+            return deaf(published)
+        if b"Nats-Expected-Stream: -\r\n" in published.content:
+            return reply(published, b'{"error":{"code":400,"err_code":10060,"description":"another stream"}}')
+        return reply(published, b'{"stream":"KV_things","seq":%d}' % published.number)
+
+    async def work(url: str) -> None:
+        async with connected(url) as connection:
+            things = Bucket(Api(connection), "things")
+            assert await things.put("a", b"1") == 4
+            assert await things.put("a", b"2") == 5
+
+    with contextlib.closing(FakeNats(answer)) as fake:
+        run(work(fake.url))
+        written = [published.content for published in fake.published if published.subject == "$KV.things.a"]
+        assert [b"Nats-Expected-Stream: -\r\n" in content for content in written] == [True] * 3 + [False] * 2
 
 
 def test_another_stream_in_the_place_of_the_bucket_is_told(server: NatsServer) -> None:
