@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 
+from proxy import processors
 from proxy.brokers import embedded
 from proxy.errors import BadSetting, GatewayError
 from proxy.gunicorn_log import Log
@@ -28,6 +29,7 @@ _STOP_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
 _AGAIN_SECONDS = 1.0  # before a worker that cannot start is tried again
 _LAST_SWITCH_SECONDS = 0.0005  # a thread that runs in circles must not keep the others from their last answers
+_SHARE_SECONDS, _CHOOSE_SECONDS = 1.0, 0.02  # the threads on one core, and on any
 _MOST_FILES = 1 << 20
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
@@ -120,6 +122,8 @@ def post_worker_init(worker):
     except (BadSetting, GatewayError) as error:
         _give_up(worker, error)
     _watch(worker)
+    if _config.worker_cpu_affinity:
+        _share_a_core(worker)
     # What is loaded stays: the collector need not look at it again, nor so often at what requests leave behind.
     gc.collect()
     gc.freeze()
@@ -170,6 +174,24 @@ def _watch(worker):
 
     stations.leaving = lambda: not worker.alive
     threading.Thread(target=look, name="look", daemon=True).start()  # with gevent's workers it is a greenlet
+
+
+def _share_a_core(worker):
+    """Keeps the worker's threads together. Now and then they are let go for a moment, in which the system may find a
+    better core for them.
+    """
+    cores = processors.cores()
+
+    def share():
+        with contextlib.suppress(OSError):  # where the system does not allow it the worker goes without
+            while worker.alive:
+                processors.gather()
+                time.sleep(_SHARE_SECONDS)
+                processors.scatter(cores)
+                time.sleep(_CHOOSE_SECONDS)
+
+    if len(cores) > 1:
+        threading.Thread(target=share, name="share", daemon=True).start()
 
 
 def _reload(reload):

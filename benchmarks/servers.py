@@ -36,6 +36,7 @@ VARIANTS = {
 }
 VARIANTS["llhttp-1w-log"] = {**VARIANTS["llhttp-1w"], "LOG_LEVEL": "info"}
 VARIANTS["stock-1w-log"] = {**VARIANTS["stock-1w"], "LOG_LEVEL": "info"}
+VARIANTS["llhttp-1w-cores"] = {**VARIANTS["llhttp-1w"], "WORKER_CPU_AFFINITY": "false"}
 MAIN = ("llhttp-1w", "llhttp-2w", "stock-1w")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy import consume_settings, environment
+from proxy import consume_settings, environment, worker_settings
 from proxy.errors import BadSetting
 from proxy.parsers import (
     Network,
@@ -122,16 +122,10 @@ class Config:
     http_port: int = _setting(
         "HTTP_PORT", whole(0, 65535), 4444, "Port to listen on. `PORT`, which platforms set, wins over it."
     )
-    web_concurrency: int = _setting("WEB_CONCURRENCY", whole(1, 256), 1, "Worker processes; one for each core is good.")
-    gunicorn_worker_class: str = _setting(
-        "GUNICORN_WORKER_CLASS",
-        one_of("proxy.server.Worker", "gevent", "gthread"),
-        "proxy.server.Worker",
-        "Kind of worker process: our own, or gunicorn's `gevent` or `gthread`.",
-    )
-    graceful_timeout_seconds: float = _setting(
-        "GRACEFUL_TIMEOUT_SECONDS", number(1, 3600), 30.0, "How long a stopping worker may finish what runs."
-    )
+    web_concurrency: int = worker_settings.WEB_CONCURRENCY
+    gunicorn_worker_class: str = worker_settings.WORKER_CLASS
+    worker_cpu_affinity: bool = worker_settings.CPU_AFFINITY
+    graceful_timeout_seconds: float = worker_settings.GRACEFUL_TIMEOUT_SECONDS
     trusted_proxies: tuple[Network, ...] = _setting(
         "TRUSTED_PROXIES",
         networks,

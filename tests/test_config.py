@@ -72,6 +72,7 @@ _BAD = [
     ("DEV_ENV", ["maybe", "2"], "true or false"),
     ("SCHEMA_REGISTRY", ["maybe"], "true or false"),
     ("LANE", ["maybe"], "true or false"),
+    ("WORKER_CPU_AFFINITY", ["1,2", "auto"], "true or false"),
     ("USER_PASS_BASED_AUTH", ["maybe"], "true or false"),
     ("ALLOW_OPEN_BROKER", ["maybe"], "true or false"),
     ("AUTO_CREATE_STATIONS", ["maybe"], "true or false"),

@@ -173,6 +173,22 @@ def test_a_killed_worker_is_replaced(running: Gateway) -> None:
     assert _broker_pid(running) == broker
 
 
+def test_the_threads_of_a_worker_share_a_core(gateway: Callable[..., Gateway]) -> None:
+    """They take turns in any case. The broker may use all cores, and so may a worker that is told so."""
+    shared, free = gateway().start(), gateway({"WORKER_CPU_AFFINITY": "off", "DATA_DIR": "other"}).start()
+    (worker,) = shared.worker_pids()
+    eventually(lambda: [len(cores) for cores in _cores(worker)] == [1, 1] and len(set(map(min, _cores(worker)))) == 1)
+    eventually(lambda: _cores(worker) == [os.sched_getaffinity(0)] * 2, 30)  # for a moment every second
+    assert os.sched_getaffinity(_broker_pid(shared)) == os.sched_getaffinity(0)
+    (worker,) = free.worker_pids()
+    assert _cores(worker) == [os.sched_getaffinity(0)] * 2
+
+
+def _cores(pid: int) -> list[set[int]]:
+    """The cores that each thread of a process may use."""
+    return [os.sched_getaffinity(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
 def test_a_second_gateway_on_the_same_data_is_refused(
     standin: Callable[..., Gateway], running: Gateway, tmp_path: Path
 ) -> None:

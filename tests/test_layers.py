@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a module imports only from rows below its own, so there is no cycle either.
 LAYERS = [
     "proxy proxy.breathing proxy.credentials proxy.failures proxy.gunicorn_log proxy.hanging_up proxy.logs "
-    "proxy.outline proxy.parsers proxy.pulse proxy.setting proxy.transports proxy.waiters",
+    "proxy.outline proxy.parsers proxy.processors proxy.pulse proxy.setting proxy.transports proxy.waiters",
     "proxy.errors proxy.http1_requests",
     "proxy.http1_responses",
     "proxy.http1_repeats",
     "proxy.http1_service",
     "proxy.http1",
     "proxy.server",
-    "proxy.consume_settings proxy.environment",
+    "proxy.consume_settings proxy.environment proxy.worker_settings",
     "schemas proxy.config proxy.inflating proxy.messages proxy.remembering proxy.sealing proxy.shaping",
     "proxy.old_settings",
     "proxy.settings_table schemas.auth schemas.consume schemas.registry schemas.stations proxy.ack_ids "
