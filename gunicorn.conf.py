@@ -122,7 +122,7 @@ def post_worker_init(worker):
     except (BadSetting, GatewayError) as error:
         _give_up(worker, error)
     _watch(worker)
-    if _config.worker_cpu_affinity:
+    if _is_to_share(worker):
         _share_a_core(worker)
     # What is loaded stays: the collector need not look at it again, nor so often at what requests leave behind.
     gc.collect()
@@ -180,18 +180,24 @@ def _share_a_core(worker):
     """Keeps the worker's threads together. Now and then they are let go for a moment, in which the system may find a
     better core for them.
     """
-    cores = processors.cores()
+    if not processors.supported():
+        return
+    company = processors.Company()
 
     def share():
-        with contextlib.suppress(OSError):  # where the system does not allow it the worker goes without
-            while worker.alive:
-                processors.gather()
-                time.sleep(_SHARE_SECONDS)
-                processors.scatter(cores)
-                time.sleep(_CHOOSE_SECONDS)
+        while worker.alive:
+            for step, seconds in ((company.gather, _SHARE_SECONDS), (company.scatter, _CHOOSE_SECONDS)):
+                with contextlib.suppress(OSError):  # it is about speed alone: the worker goes without
+                    step()
+                time.sleep(seconds)
 
-    if len(cores) > 1:
-        threading.Thread(target=share, name="share", daemon=True).start()
+    threading.Thread(target=share, name="share", daemon=True).start()
+
+
+def _is_to_share(worker):
+    """Programs and threads that code of a team's own starts would get the worker's one core."""
+    wanted = _config.worker_cpu_affinity
+    return worker.wsgi.extensions["stations"].plain() if wanted is None else wanted
 
 
 def _reload(reload):

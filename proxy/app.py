@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
+from typing import Any
 
 import structlog
 from flask import Flask, Response, request
@@ -16,7 +18,7 @@ from proxy.config import Config
 from proxy.edge import REQUEST_ID, Edge
 from proxy.errors import GatewayError, MethodNotAllowed, TooLarge, Unauthorized, of_status, to_response
 from proxy.extension import Stations
-from proxy.lane import Lane
+from proxy.lane import Lane, is_heard
 from proxy.old_settings import read_settings
 from proxy.sealing import ENOUGH_BYTES
 
@@ -41,7 +43,25 @@ def create_app(config: Config | None = None) -> Flask:
     app.register_error_handler(Exception, _on_error)
     inner = Lane(app.wsgi_app, app, extension) if config.lane else app.wsgi_app
     app.wsgi_app = extension.edge = Edge(inner, config, extension.limits)  # type: ignore[method-assign]
+    made = _made_of(app)
+    extension.plain = lambda: _made_of(app) == made
     return app
+
+
+def _made_of(app: Flask) -> tuple[Any, ...]:
+    """What others may add to, or replace by their own."""
+    tables = (
+        app.view_functions,
+        app.before_request_funcs,
+        app.after_request_funcs,
+        app.teardown_request_funcs,
+        app.teardown_appcontext_funcs,
+        app.url_value_preprocessors,
+        app.url_default_functions,
+        app.error_handler_spec,
+    )
+    classes = (app.request_class, app.response_class, app.session_interface)
+    return (*map(copy.deepcopy, tables), *classes, app.wsgi_app, is_heard())
 
 
 def _settled(config: Config) -> Config:

@@ -124,7 +124,7 @@ class Config:
     )
     web_concurrency: int = worker_settings.WEB_CONCURRENCY
     gunicorn_worker_class: str = worker_settings.WORKER_CLASS
-    worker_cpu_affinity: bool = worker_settings.CPU_AFFINITY
+    worker_cpu_affinity: bool | None = worker_settings.CPU_AFFINITY
     graceful_timeout_seconds: float = worker_settings.GRACEFUL_TIMEOUT_SECONDS
     trusted_proxies: tuple[Network, ...] = _setting(
         "TRUSTED_PROXIES",

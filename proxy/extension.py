@@ -76,6 +76,8 @@ class Stations:
         self.tokens.prepare = functools.partial(self.producer.check_revocations, ever=True)
         #: Whether the worker is about to stop; for whoever runs it to set.
         self.leaving: Callable[[], bool] = lambda: False
+        #: Whether nobody has added anything to the application; for whoever makes it to set.
+        self.plain: Callable[[], bool] = lambda: False
         self.producer.leaving = lambda: self.leaving()
         self.consumer = Consumer(config, self.producer)
         self.registrar = Registrar(self.producer, config.produce_timeout_seconds)

@@ -147,7 +147,7 @@ class Lane:
             or type(app.session_interface) is not SecureCookieSessionInterface
             or app.request_class is not flask.Request
             or app.response_class is not flask.Response
-            or _is_heard()
+            or is_heard()
         )
 
 
@@ -230,5 +230,6 @@ def _rules(app: Flask) -> object:
     return rules.matched
 
 
-def _is_heard() -> bool:
+def is_heard() -> bool:
+    """Whether anybody has connected to one of Flask's signals."""
     return any([signal.receivers for signal in _SIGNALS])  # noqa: C419 - a list is made faster than a generator

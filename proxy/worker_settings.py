@@ -15,9 +15,10 @@ WORKER_CLASS = setting(
 CPU_AFFINITY = setting(
     "WORKER_CPU_AFFINITY",
     flag,
-    True,
-    "Keep the two threads of a worker on one core, chosen anew every second; not while your own code has started more. "
-    "Linux only.",
+    None,
+    "Keep the two threads of a worker on one core, chosen anew every second, unless there are more threads. Programs "
+    "that it starts run there too. Linux only.",
+    shown="on (with code of your own: off)",
 )
 GRACEFUL_TIMEOUT_SECONDS = setting(
     "GRACEFUL_TIMEOUT_SECONDS", number(1, 3600), 30.0, "How long a stopping worker may finish what runs."

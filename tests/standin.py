@@ -37,6 +37,10 @@ class Stations:
         if os.environ.get("REFUSE"):
             raise OpenBroker
 
+    def plain(self) -> bool:
+        """Nobody has added anything to it."""
+        return True
+
     def alive(self) -> bool:
         """Until a request to `/useless`."""
         return not self.useless

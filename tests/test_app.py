@@ -273,3 +273,36 @@ def test_a_bad_setting_stops_the_start(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stderr.startswith(b"stations: JWT_SECRET must be set")
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda app: app.add_url_rule("/own", "own", lambda: "own"),
+        lambda app: app.before_request(lambda: None),
+        lambda app: app.after_request(lambda answer: answer),
+        lambda app: app.teardown_request(lambda error: None),
+        lambda app: app.teardown_appcontext(lambda error: None),
+        lambda app: app.url_value_preprocessor(lambda endpoint, values: None),
+        lambda app: app.errorhandler(KeyError)(lambda error: "own"),
+        lambda app: setattr(app, "response_class", type("Own", (Response,), {})),
+        lambda app: app.view_functions.update({"monitoring.status": lambda: "own"}),
+        lambda app: setattr(app, "wsgi_app", lambda environ, start_response: []),
+    ],
+    ids=["route", "before", "after", "teardown", "context", "values", "errors", "class", "view", "middleware"],
+)
+def test_what_a_team_adds_is_noticed(make_app: Callable[..., Flask], add: Callable[[Flask], object]) -> None:
+    """Without it the application is plain."""
+    app = make_app()
+    plain = app.extensions["stations"].plain
+    assert plain()
+    add(app)
+    assert not plain()
+
+
+def test_who_listens_to_signals_is_noticed(make_app: Callable[..., Flask]) -> None:
+    """As long as there is somebody."""
+    plain = make_app().extensions["stations"].plain
+    with flask.request_finished.connected_to(lambda *_, **__: None):
+        assert not plain()
+    assert plain()

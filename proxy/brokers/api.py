@@ -18,6 +18,7 @@ from proxy.errors import BrokerAway, BrokerRefused, ChangeUnconfirmed, Forbidden
 
 API_SECONDS = 2.0
 ASK_SECONDS = (0.5,) * 4  # API_SECONDS in all; each is the wait after one time of asking
+_CREATIONS = ("STREAM.CREATE.", "CONSUMER.CREATE.")
 HEARS_SECONDS = 1.0
 HEARS_TRIES = 4
 HEARS_PAUSE_SECONDS = 0.1
@@ -96,7 +97,9 @@ class Api:
 
         Raises `BrokerRefused` when JetStream is off, or says what cannot be understood.
         """
-        response = await self.request(f"$JS.API.{verb}", msgspec.json.encode(body))
+        # In a cluster what is created twice is said to be there before anyone leads it.
+        waits = (API_SECONDS,) if verb.startswith(_CREATIONS) else ASK_SECONDS
+        response = await self.request(f"$JS.API.{verb}", msgspec.json.encode(body), waits)
         if response.from_nobody:
             raise BrokerRefused("JetStream does not answer: it is off for this account, or has no leader now")
         try:
@@ -104,14 +107,15 @@ class Api:
         except msgspec.MsgspecError:
             raise BrokerRefused("the broker's answer cannot be understood") from None
 
-    async def request(self, subject: str, payload: bytes) -> Response:
+    async def request(self, subject: str, payload: bytes, waits: tuple[float, ...] = ASK_SECONDS) -> Response:
         """One message without headers, and the answer to it.
 
-        It is asked again until there is one: what is asked while a cluster elects a leader is never answered.
+        It is asked again after each of the waits but the last: what is asked while a cluster elects a leader is never
+        answered.
         """
         token = tokens.take(1)
         frame = frames.request(subject, self.connection.reply_subject(token), payload)
-        return await self._exchange(Question(subject, self.connection), token, frame, ASK_SECONDS)
+        return await self._exchange(Question(subject, self.connection), token, frame, waits)
 
     async def try_out(self, subject: str, head: bytes) -> Response:
         """One message whose header block has the stream refuse it, and the answer; asked again as a `request` is."""

@@ -87,11 +87,11 @@ class Bucket:
     with a time to live (nats-server 2.11). `on_write(key)` is called after each change, made or not.
     """
 
-    def __init__(self, api: Api, name: str, replicas: int = 1, expiring: bool = False) -> None:
+    def __init__(self, api: Api, name: str, replicas: int = 1, expiring: bool = False, trial: str = "") -> None:
         self.name, self.stream, self.prefix = name, f"KV_{name}", f"$KV.{name}."
         self.on_write: Callable[[str], None] = lambda key: None
-        self._api, self._replicas, self._expiring = api, replicas, expiring
-        self._is_there = self._is_new = False
+        self._api, self._replicas, self._expiring, self._trial = api, replicas, expiring, trial
+        self._is_there = self._hears = False
         self._direct_first = False
 
     # ---- reading -----------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class Bucket:
         info: Info = await self._api.ask(f"STREAM.CREATE.{self.stream}", self._config(), Info)
         if info.error is not None and info.error.err_code != NAME_IN_USE:
             raise BrokerRefused(f"the broker did not create bucket {self.name}: {info.error.description}")
-        self._is_there = self._is_new = True
+        self._is_there = True
 
     async def _write(self, key: str, value: bytes, headers: list[str], seconds: float = 0.0) -> int:
         if seconds:
@@ -234,7 +234,7 @@ class Bucket:
         try:
             response = await self._api.publish(self._subject(key), head, value)
         except ChangeUnconfirmed:
-            self._is_there = False  # to be looked at before the next change
+            self._is_there = self._hears = False  # to be looked at before the next change
             raise
         finally:
             self.on_write(key)
@@ -250,27 +250,27 @@ class Bucket:
                 await self.entry(key)
         if not self._is_there:
             await self.ensure()
-        if self._is_new:
-            await self._be_heard(key)
+        if not self._hears:
+            await self._be_heard(self._trial or key)
 
     async def _be_heard(self, key: str) -> None:
-        """Waits until a bucket that has just been created hears what is sent from here, but not for long.
+        """Waits until the bucket hears what is sent from here, but not for long. It may have been created just now.
 
         In a cluster this server may not know yet who takes its keys. Then it says that nobody does, or is silent where
         sessions listen for hints. What is sent to find out is for no stream of any name.
         """
-        with contextlib.suppress(BrokerAway):
+        with contextlib.suppress(BrokerAway, Forbidden):  # the change itself will tell
             for pause in HEARD_SECONDS:
                 response = await self._api.try_out(self._subject(key), FOR_NOBODY)
                 if not response.from_nobody:
                     break
                 await asyncio.sleep(pause)
-        self._is_new = False
+        self._hears = True
 
     def _revision(self, response: Response) -> int:
         answer = None if response.status else answers.decode(response.data)
         if answer is None:
-            self._is_there = False
+            self._is_there = self._hears = False
             raise BrokerRefused(f"bucket {self.name} takes no values now")
         if answer.error is not None:
             if answer.error.err_code == WRONG_REVISION:

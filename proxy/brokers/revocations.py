@@ -26,6 +26,7 @@ from proxy.credentials import Credentials
 from proxy.errors import BrokerAway, Forbidden, GatewayError, LogOutOff, Unauthorized
 
 BUCKET = "station-revocations"
+TRIAL = "trial"  # a key that revokes nothing: who listens believes whatever is sent to those that do
 READ_AGAIN_SECONDS = 60.0
 RETRY_SECONDS = 2.0
 PATIENCE_SECONDS = 1.0
@@ -135,7 +136,8 @@ class Revocations:
             return
         ended = asyncio.Event()
         session.on_end(ended.set)
-        bucket = self._bucket = Bucket(Api(session.connection), BUCKET, self._config.station_replicas, expiring=True)
+        api, replicas = Api(session.connection), self._config.station_replicas
+        bucket = self._bucket = Bucket(api, BUCKET, replicas, expiring=True, trial=TRIAL)
         try:
             await self._see_jetstream(session)
             await session.connection.subscribe(f"$KV.{BUCKET}.>", self._on_subject)

@@ -268,9 +268,10 @@ def test_a_bucket_that_was_deleted_is_made_again(server: NatsServer) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("deaf", [no_responders, lambda published: b""], ids=["nobody", "silence"])
-def test_a_new_bucket_is_written_to_once_it_hears(deaf: Callable[[Published], bytes]) -> None:
+@pytest.mark.parametrize("absent", [10059, 10037], ids=["created by us", "by another"])
+def test_a_new_bucket_is_written_to_once_it_hears(deaf: Callable[[Published], bytes], absent: int) -> None:
     """In a cluster it takes a moment. The first that are sent are for no stream, so that none of them is stored."""
-    told = {"STREAM.MSG.GET": {"error": {"err_code": 10059}}, "STREAM.CREATE": {}}
+    told = {"STREAM.MSG.GET": {"error": {"err_code": absent}}, "STREAM.CREATE": {}}
 
     def answer(server: FakeNats, published: Published) -> bytes:
         if published.subject.startswith("$JS.API."):
