@@ -248,10 +248,16 @@ def test_a_file_that_does_not_compile_stops_the_gateway(gateway: Gateways, broke
 def test_a_worker_that_cannot_be_replaced_leaves_the_others_alone(
     gateway: Gateways, broker: NatsServer, schemas: Path
 ) -> None:
-    """It is tried again, until the file is mended; gunicorn would end the gateway."""
+    """It is tried again, until the file is mended; gunicorn would end the gateway.
+
+    Both of the first have read the directory by then, which they tell by what they find there besides: one of them that
+    cannot start ends the gateway.
+    """
+    (schemas / "notes.txt").touch()
     root = {"ROOT_USER": "root", "CONNECTION_TOKEN": "memphis"}
     env = {"BROKER_URL": broker.url, "WEB_CONCURRENCY": "2", "SCHEMA_DIR": str(schemas), **root, **SECRET}
     running = gateway(env).start()
+    eventually(lambda: running.output().count("files_that_are_no_schemas") == 2, 20)
     eventually(lambda: running.get("/monitoring/ready")[0] == 200, 20)
     (schemas / "items.proto").write_text("no proto")
     running.kill_worker()
